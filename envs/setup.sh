@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Make the environment: the conda lock where micromamba, mamba or conda is present, else a .venv.
+# Idempotent: does nothing when the environment was made from the present lock. .venv/bin/python exists afterwards.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=${1:-dev}
+requirements=envs/pip/$name.txt
+torch_version=2.13.0
+python=${PYTHON:-python3.11}
+command -v "$python" >/dev/null || python=python3
+
+sha256() { "$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"; }
+recorded() { "$python" -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["name"], r["sha256"])' "$1/share/gowhy/env_lock.json" 2>/dev/null || true; }
+
+"$python" - <<'PY' || exit 1
+import sys
+if sys.version_info[:2] != (3, 11):
+    sys.exit(f"error: Python 3.11 is needed, this is {sys.version.split()[0]}. Set PYTHON=/path/to/python3.11")
+PY
+
+conda=""
+if [ "${GOWHY_NO_CONDA:-}" = "" ]; then
+  for candidate in micromamba mamba conda; do
+    command -v "$candidate" >/dev/null 2>&1 && conda=$candidate && break
+  done
+fi
+
+if [ -n "$conda" ]; then
+  lock=envs/train.lock.yml
+  prefix=.conda/gowhy-$name
+  if [ "$(recorded "$prefix")" != "train $(sha256 "$lock")" ]; then
+    # micromamba reads a conda-lock file only under a name that ends in -lock.yml.
+    mkdir -p .conda && cp "$lock" .conda/train-lock.yml
+    "$conda" create -y -p "$prefix" -f .conda/train-lock.yml
+    # What the lock has no record of comes from the hashed files.
+    "$prefix/bin/python" envs/missing.py "$lock" "$requirements" > .conda/extra.txt
+    "$prefix/bin/python" -m pip install --quiet --no-deps --require-hashes -r .conda/extra.txt
+    "$prefix/bin/python" -m shared.env record train --kind conda --prefix "$prefix"
+  fi
+  [ -e .venv ] && [ ! -L .venv ] || ln -sfn "$prefix" .venv
+elif [ "$(recorded .venv)" != "$name $(sha256 "$requirements")" ]; then
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  # torch first and by version: the CPU wheel of one machine and the index's wheel are different files, so no hash fits both.
+  if ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__.split('+')[0] != '$torch_version')" 2>/dev/null; then
+    pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+    if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+      "${pip[@]}" "torch==$torch_version"
+    else
+      "${pip[@]}" --no-deps "torch==$torch_version+cpu" 2>/dev/null ||
+        "${pip[@]}" --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$torch_version" 2>/dev/null ||
+        "${pip[@]}" "torch==$torch_version"
+    fi
+  fi
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$requirements"
+  .venv/bin/python -m shared.env record "$name" --kind pip
+fi
+.venv/bin/python -m shared.env hash

@@ -1,0 +1,270 @@
+"""Readers of the tab-separated inputs: labels, taxonomy and information accretion.
+
+A whole table is parsed and checked at once (half a million rows in well under a second); only when a check
+fails is the file read again, line by line, to name the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import sparse
+
+from shared.errors import DataError
+from shared.fasta import GZIP_MAGIC, normalise_id, read_lines
+from shared.ontology import ASPECTS, Ontology, normalise_aspect
+
+IntArray = npt.NDArray[np.int64]
+MAX_EXAMPLES = 10
+LABEL_COLUMNS = ("id", "term", "aspect", "stated")
+
+_TERM = re.compile(r"[A-Za-z]+:\S+")
+_LABEL_REMEDY = "A row is EntryID, term and aspect, separated by tabs"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """String columns of a file; `skipped` header lines are not among the rows."""
+
+    path: Path
+    columns: list[pd.Series[str]]
+    skipped: int
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def error(self, row: int, what: str, remedy: str) -> DataError:
+        """An error that names the line of a row."""
+        line, _ = next(itertools.islice(_filled_lines(self.path), row + self.skipped, None))
+        return DataError(what, where=f"{self.path}:{line}", remedy=remedy)
+
+    def check(self, bad: npt.NDArray[np.bool_], what: str, remedy: str) -> None:
+        """Raise for the first row that is bad; `what` may hold one {} for each column."""
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise self.error(row, what.format(*(repr(column.iloc[row]) for column in self.columns)), remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Protein-term pairs as written, with canonical terms; terms that the ontology does not have are left out."""
+
+    proteins: pd.Series[str]
+    terms: IntArray  # index into Ontology.terms
+    rows: int  # in the file
+    dropped: Mapping[str, Mapping[str, Any]]  # "unknown" and "obsolete": terms, rows, examples
+
+
+def read_labels(path: Path, ontology: Ontology) -> Labels:
+    """Read `EntryID term aspect` rows, with or without a header; the aspect column may be absent.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: a row of other columns, an empty cell, an unknown aspect, an aspect that is not the term's;
+            with the line number.
+    """
+    table = read_table(path, (2, 3), _LABEL_REMEDY, header=lambda cells: not _TERM.fullmatch(cells[1]))
+    for column in table.columns:
+        table.check(
+            column.eq("").to_numpy(bool),
+            f"an empty cell in the row {' '.join('{}' for _ in table.columns)}",
+            _LABEL_REMEDY,
+        )
+    codes, names = pd.factorize(table.columns[1])
+    resolved = [ontology.resolve(name) for name in names]
+    index = np.array([-1 if term is None else ontology.index[term] for term in resolved], np.int64)
+    terms = index[codes]
+    if len(table.columns) == 3:
+        _check_aspects(table, terms, ontology)
+    dropped = {}
+    for reason, among in (("obsolete", True), ("unknown", False)):
+        lost = [i for i, term in enumerate(resolved) if term is None and (names[i] in ontology.obsolete) is among]
+        examples = sorted(names[i] for i in lost)[:MAX_EXAMPLES]
+        dropped[reason] = {"terms": len(lost), "rows": int(np.isin(codes, lost).sum()), "examples": examples}
+    kept = terms >= 0
+    return Labels(normalise_ids(table.columns[0])[kept].reset_index(drop=True), terms[kept], len(table), dropped)
+
+
+def label_matrix(labels: Labels, ids: Sequence[str], terms: int) -> tuple[sparse.csr_array, dict[str, Any]]:
+    """Boolean CSR [len(ids), terms] of what is stated, and how many labels name other proteins."""
+    rows = pd.Index(ids).get_indexer(pd.Index(labels.proteins))
+    known = rows >= 0
+    shape = (len(ids), terms)
+    matrix = sparse.csr_array((np.ones(int(known.sum()), np.bool_), (rows[known], labels.terms[known])), shape=shape)
+    matrix.sum_duplicates()
+    others = sorted(set(labels.proteins[~known]))
+    return matrix, {"proteins": len(others), "rows": int((~known).sum()), "examples": others[:MAX_EXAMPLES]}
+
+
+def label_frame(
+    stated: sparse.csr_array, propagated: sparse.csr_array, ids: Sequence[str], ontology: Ontology
+) -> pd.DataFrame:
+    """Columns id, term, aspect, stated: one row per label, by protein row and then in the ontology's order.
+
+    Args:
+        stated: boolean CSR [len(ids), len(ontology)], as written in the input.
+        propagated: the same with all ancestors; column indices sorted.
+        ids: of the rows.
+        ontology: names the columns.
+    """
+    rows = np.repeat(np.arange(len(ids)), np.diff(propagated.indptr))
+    columns = propagated.indices.astype(np.int64)
+    written = stated.tocoo()
+    width = np.int64(len(ontology))
+    was_stated = np.isin(rows * width + columns, written.row.astype(np.int64) * width + written.col)
+    names = {
+        "id": pd.Series(list(ids), dtype="str").take(rows).reset_index(drop=True),
+        "term": pd.Series(list(ontology.terms), dtype="str").take(columns).reset_index(drop=True),
+        "aspect": pd.Series(list(ASPECTS), dtype="str").take(ontology.aspects[columns]).reset_index(drop=True),
+    }
+    return pd.DataFrame({**names, "stated": was_stated})[list(LABEL_COLUMNS)]
+
+
+def read_taxonomy(path: Path) -> dict[str, int]:
+    """Taxon of each protein from rows `EntryID taxon`; a header is tolerated.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: a row of other columns, a taxon that is no number, two taxa for one protein; with the line.
+    """
+    remedy = "A row is EntryID and NCBI taxon number, separated by a tab"
+    table = read_table(path, (2,), remedy, header=lambda cells: not cells[1].isdigit())
+    proteins, text = normalise_ids(table.columns[0]), table.columns[1]
+    table.check(proteins.eq("").to_numpy(bool), "a taxon without a protein", remedy)
+    table.check(~text.str.fullmatch(r"[0-9]{1,18}").to_numpy(bool), "the taxon {1} of {0} is no number", remedy)
+    taxa = text.astype(np.int64)
+    earlier = taxa.groupby(proteins).transform("first")
+    table.check(
+        (earlier != taxa).to_numpy(bool), "{0} has another taxon in an earlier row than {1}", "Keep one of them"
+    )
+    return dict(zip(proteins.tolist(), taxa.tolist(), strict=True))
+
+
+def read_information(path: Path, ontology: Ontology) -> tuple[npt.NDArray[np.float32], dict[str, int]]:
+    """Information accretion in bits for every term of the ontology; 0 where the file has none, as in cafaeval.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: a row of other columns, a value that is no number or negative; with the line.
+    """
+    remedy = "A row is a term and its information accretion in bits, separated by a tab"
+    table = read_table(path, (2,), remedy, header=lambda cells: not _TERM.fullmatch(cells[0]))
+    values = pd.to_numeric(table.columns[1], errors="coerce").to_numpy(np.float64)
+    bad = ~(np.isfinite(values) & (values >= 0))
+    table.check(bad, "the information accretion {1} of {0} is not a number of bits >= 0", remedy)
+    information = np.full(len(ontology), np.nan)
+    resolved = [ontology.resolve(term) for term in table.columns[0]]
+    for term, value in zip(resolved, values, strict=True):
+        if term is not None:
+            information[ontology.index[term]] = value
+    missing = np.isnan(information)
+    counts = {"unknown_terms": resolved.count(None), "terms_without_value": int(missing.sum())}
+    return np.where(missing, 0.0, information).astype(np.float32), counts
+
+
+def normalise_ids(column: pd.Series[str]) -> pd.Series[str]:
+    """Protein ids as `shared.fasta` writes them."""
+    return column.map(normalise_id) if column.str.contains("|", regex=False).any() else column
+
+
+def read_table(path: Path, widths: tuple[int, ...], remedy: str, header: Callable[[list[str]], bool]) -> Table:
+    """Parse a tab-separated file, plain or gzip; cells are stripped, blank lines skipped.
+
+    Args:
+        path: the file.
+        widths: numbers of columns that are allowed; the first line decides.
+        remedy: what a row should look like.
+        header: says of the first line's cells whether they are column names.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: no row, a row of another width, not text, a damaged gzip stream; with the line number.
+    """
+    number, first = next(_filled_lines(path), (0, b""))
+    if number == 0:
+        raise DataError("the table is empty", where=str(path), remedy=remedy)
+    cells = [cell.strip() for cell in first.decode("utf-8", "replace").removeprefix("\ufeff").split("\t")]
+    if len(cells) not in widths:
+        expected = " or ".join(map(str, widths))
+        raise DataError(f"expected {expected} columns, found {len(cells)}", where=f"{path}:{number}", remedy=remedy)
+    try:
+        frame = _parse(path, len(cells))
+    except (ValueError, EOFError, OSError) as error:
+        raise _first_bad_line(path, len(cells), remedy) or DataError(
+            str(error), where=str(path), remedy=remedy
+        ) from error
+    skipped = int(header(cells))
+    columns = [frame[name].iloc[skipped:].str.strip().reset_index(drop=True) for name in frame.columns]
+    if columns[0].empty:
+        raise DataError("the table has a header and no row", where=str(path), remedy=remedy)
+    # A long row reaches the column that should not be there; a short one ends in empty cells.
+    if columns[-1].ne("").any() or columns[-2].eq("").any():
+        bad = _first_bad_line(path, len(cells), remedy)
+        if bad is not None:
+            raise bad
+    return Table(path, columns[:-1], skipped)
+
+
+def _parse(path: Path, width: int) -> pd.DataFrame:
+    with path.open("rb") as probe:
+        zipped = probe.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    return pd.read_csv(
+        path,
+        sep="\t",
+        header=None,
+        names=[*map(str, range(width)), "beyond"],
+        dtype="str",
+        na_filter=False,
+        quoting=csv.QUOTE_NONE,
+        encoding="utf-8-sig",
+        compression="gzip" if zipped else None,
+    )
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, without those that the parser skips as blank."""
+    for number, line in read_lines(path):
+        content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip(b"\r\n")
+        if content.strip(b" "):
+            yield number, content
+
+
+def _first_bad_line(path: Path, width: int, remedy: str) -> DataError | None:
+    """The first line that is no text or has another number of columns."""
+    for number, line in _filled_lines(path):
+        where = f"{path}:{number}"
+        found = line.count(b"\t") + 1
+        if found != width:
+            return DataError(f"expected {width} columns, found {found}", where=where, remedy=remedy)
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return DataError(f"not UTF-8 text: {error.reason}", where=where, remedy=remedy)
+    return None
+
+
+def _check_aspects(table: Table, terms: IntArray, ontology: Ontology) -> None:
+    """Every aspect is one of the known spellings, and the term's own."""
+    codes, names = pd.factorize(table.columns[2])
+    aspects = []
+    for code, name in enumerate(names):
+        try:
+            aspects.append(ASPECTS.index(normalise_aspect(name)))
+        except DataError as error:
+            raise table.error(int(np.argmax(codes == code)), error.what, error.remedy or _LABEL_REMEDY) from error
+    written = np.array(aspects, np.int64)[codes]
+    wrong = (terms >= 0) & (ontology.aspects[terms] != written)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        own = ASPECTS[ontology.aspects[terms[row]]]
+        what = f"{table.columns[1].iloc[row]} is a term of {own}, not of {table.columns[2].iloc[row]}"
+        raise table.error(row, what, "Correct the aspect, or give the OBO release that the labels were made with")

@@ -1,0 +1,137 @@
+"""Readers of the evaluation's text files: truth, predictions, information accretion. Plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from shared.errors import DataError, MissingInput, from_os_error
+from shared.ontology import Ontology
+
+HEADERS = frozenset({"entryid", "protein", "target", "id"})
+TEXT_ROW = "Text"  # CAFA-6 submissions may explain themselves in rows of this kind
+
+
+def read_truth(path: Path, ontology: Ontology) -> tuple[dict[str, int], sparse.csr_array]:
+    """Proteins with at least one live term, as id -> row, and their stated terms, boolean CSR.
+
+    Columns protein, term, more are ignored. Unknown and obsolete terms are dropped, as cafaeval does.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: a line with less than two columns, or no known term at all.
+    """
+    columns = _column_of(ontology)
+    ids: dict[str, int] = {}
+    rows, terms = array("q"), array("q")
+    for number, fields in _fields(path):
+        if number == 1 and fields[0].lower() in HEADERS:
+            continue
+        if len(fields) < 2:
+            raise DataError("expected protein and term", where=f"{path}:{number}")
+        column = columns.get(fields[1])
+        if column is not None:
+            rows.append(ids.setdefault(fields[0], len(ids)))
+            terms.append(column)
+    if not ids:
+        raise DataError(
+            "no term of the ontology in the truth", where=str(path), remedy="Check that both are GO, and the columns"
+        )
+    at = np.frombuffer(rows, np.int64), np.frombuffer(terms, np.int64)
+    labels = sparse.csr_array((np.ones(len(rows), np.bool_), at), shape=(len(ids), len(ontology)))
+    return ids, labels
+
+
+def read_predictions(path: Path, ids: Mapping[str, int], ontology: Ontology) -> sparse.csr_array:
+    """Scores float64 CSR [len(ids), len(ontology)]; the highest score of a repeated pair counts.
+
+    Proteins that are not in `ids` and unknown terms are skipped, as cafaeval does.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: a line with less than three columns, or a score outside [0, 1].
+    """
+    columns = _column_of(ontology)
+    rows, terms, values = array("q"), array("q"), array("d")
+    for number, fields in _fields(path):
+        if len(fields) < 3:
+            raise DataError("expected protein, term and score", where=f"{path}:{number}")
+        row, column = ids.get(fields[0]), columns.get(fields[1])
+        if row is None or column is None or fields[1] == TEXT_ROW:
+            continue
+        rows.append(row)
+        terms.append(column)
+        values.append(_score(fields[2], f"{path}:{number}"))
+    shape = (len(ids), len(ontology))
+    return highest(np.frombuffer(rows, np.int64), np.frombuffer(terms, np.int64), np.frombuffer(values), shape)
+
+
+def read_information(path: Path, ontology: Ontology) -> npt.NDArray[np.float64]:
+    """Information accretion in bits, one per term of the ontology, 0 for terms that are not in the file.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: a line that is not a term and a number.
+    """
+    bits = np.zeros(len(ontology))
+    for number, fields in _fields(path):
+        try:
+            term, value = fields[0], float(fields[1])
+        except (IndexError, ValueError) as error:
+            raise DataError("expected term and information accretion", where=f"{path}:{number}") from error
+        if term in ontology.index:
+            bits[ontology.index[term]] = value
+    return bits
+
+
+def highest(
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+    shape: tuple[int, int],
+) -> sparse.csr_array:
+    """CSR of the highest value of each (row, column), without zeros."""
+    order = np.lexsort((-values, columns, rows))
+    rows, columns, values = rows[order], columns[order], values[order]
+    first = np.ones(len(rows), bool)
+    first[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
+    kept = first & (values > 0)
+    return sparse.csr_array((values[kept], (rows[kept], columns[kept])), shape=shape)
+
+
+def _column_of(ontology: Ontology) -> dict[str, int]:
+    alternatives = {alternative: ontology.index[term] for alternative, term in ontology.alt_ids.items()}
+    return {**alternatives, **ontology.index}
+
+
+def _score(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise DataError(f"{text!r} is not a score", where=where) from error
+    if not 0 <= value <= 1 or math.isnan(value):
+        raise DataError(f"the score {text} is not in [0, 1]", where=where)
+    return value
+
+
+def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if fields := line.split():
+                    yield number, fields
+    except FileNotFoundError as error:
+        raise MissingInput(f"no such file: {path}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise DataError(f"not readable text: {error}", where=f"{path}:{number + 1}") from error
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error

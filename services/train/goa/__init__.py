@@ -1,0 +1,1 @@
+"""Gene Ontology annotations (GOA): read a GAF file, filter it, propagate it over the graph."""

@@ -1,0 +1,195 @@
+"""Logistic regression of many terms at once, with one bound on the curvature for all of them.
+
+The Hessian of the mean log-loss is X' diag(p (1 - p)) X / n, never more than X'X / 4n (Boehning and
+Lindsay 1988). That bound is the same for every term and every iteration, so it is diagonalised once and
+a step costs two matrix products for all terms, where Newton's method inverts a matrix per term.
+Nesterov's momentum with restarts (O'Donoghue and Candes 2015) makes up for the bound being loose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg
+
+from services.train.models.base import FitContext, TrainingData
+from services.train.models.targets import learnable_terms, prior_logits
+from shared.config.level1 import LogregConfig
+from shared.errors import MissingInput
+from shared.models.feature_space import FeatureSpace
+from shared.models.features import FloatArray, IntArray
+from shared.models.logreg import Logreg
+from shared.nn.transforms import row_blocks
+
+TERMS_PER_BLOCK = 256
+CURVATURE = np.float32(0.25)  # p (1 - p) is at most this
+
+
+class LogregFitter:
+    """Fits every learnable term on the rows annotated in its aspect; the other terms keep their prior.
+
+    Class weights are not used: a weight per term would only change the term's own penalty.
+    """
+
+    name: ClassVar[str] = "logreg"
+    votes: ClassVar[bool] = False
+
+    def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Logreg:
+        """Fit on `rows`.
+
+        Raises:
+            MissingInput: no modality is present.
+        """
+        space = fit_space(data, rows, context, model=self.name)
+        options = context.config.logreg
+        weights = np.zeros((space.width, len(data.terms)), np.float32)
+        bias = prior_logits(data, rows)
+        learnable = learnable_terms(data, rows, context.config.min_positives)
+        for aspect in np.unique(data.aspects):
+            columns = np.flatnonzero(learnable & (data.aspects == aspect))
+            known = rows[data.annotated[rows, aspect]]
+            if not len(columns):
+                continue
+            basis = PrincipalBasis.of(space.matrix(data.features, known), options.components)
+            for _, block in row_blocks(columns, TERMS_PER_BLOCK):
+                targets = data.labels[known][:, block].toarray()
+                weights[:, block], bias[block] = basis.solve(targets, options)
+        return Logreg(space, weights, bias, data.terms)
+
+
+def fit_space(data: TrainingData, rows: IntArray, context: FitContext, *, model: str) -> FeatureSpace:
+    """The feature specification of a model that reads vectors, fitted on `rows`.
+
+    Raises:
+        MissingInput: no modality is present.
+    """
+    transform = context.transform
+    space = FeatureSpace.fit(
+        data.features,
+        rows,
+        version=transform.version,
+        normalize=transform.normalize,
+        min_taxon_proteins=context.config.min_taxon_proteins,
+    )
+    if not space.width:
+        raise MissingInput(
+            f"{model} has no modality to learn from",
+            where="embed",
+            remedy="Set embed.esm2 or embed.t5, or leave the model out of level1.models",
+        )
+    return space
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalBasis:
+    """Centred inputs in the basis in which their covariance is diagonal.
+
+    In it the curvature bound is diagonal too, so a bounded step is a division. Centring makes the bias
+    independent of the weights. The L2 penalty is the same in every orthonormal basis.
+    """
+
+    inputs: FloatArray  # [row, component]
+    variance: FloatArray  # [component, 1]
+    directions: FloatArray  # [column, component]
+    mean: FloatArray  # [column]
+
+    @classmethod
+    def of(cls, matrix: FloatArray, components: int) -> Self:
+        """Diagonalise; keeps the `components` directions of the largest variance, all where there are not more."""
+        mean = matrix.mean(0, dtype=np.float64).astype(np.float32)
+        centred = matrix - mean
+        covariance = (centred.T @ centred).astype(np.float64) / len(matrix)
+        size = len(covariance)
+        variance, directions = linalg.eigh(covariance, subset_by_index=(max(0, size - components), size - 1))
+        narrow = directions.astype(np.float32)
+        return cls(centred @ narrow, np.maximum(variance, 0.0).astype(np.float32)[:, None], narrow, mean)
+
+    def solve(self, targets: FloatArray, options: LogregConfig) -> tuple[FloatArray, FloatArray]:
+        """Minimise mean log-loss + l2 / 2 * |weights|^2 for each column of `targets` [row, term].
+
+        A term is finished when its bounded step would change the logits by less than `tolerance`
+        (root mean square over the rows).
+
+        Returns:
+            Weights [column, term] and bias [term] for uncentred inputs.
+        """
+        count = targets.shape[1]
+        weights, bias = np.zeros((len(self.variance), count), np.float32), np.zeros(count, np.float32)
+        active = np.arange(count)
+        state = _Descent.start(targets, len(self.variance))
+        for _ in range(options.iterations):
+            change = state.step(self.inputs, self.variance, np.float32(options.l2))
+            finished = change < options.tolerance
+            # Leaving the finished columns out costs a copy, so it waits until a quarter of them is done.
+            if finished.all() or finished.mean() > 0.25:
+                weights[:, active[finished]], bias[active[finished]] = state.weights[:, finished], state.bias[finished]
+                active, state = active[~finished], state.keep(~finished)
+            if not len(active):
+                break
+        weights[:, active], bias[active] = state.weights, state.bias
+        outer = self.directions @ weights
+        return outer, bias - self.mean @ outer
+
+
+@dataclass(slots=True)
+class _Descent:
+    """Accelerated descent of several terms at once; `ahead_*` is where the next gradient is taken."""
+
+    targets: FloatArray  # [row, term]
+    weights: FloatArray  # [component, term]
+    bias: FloatArray
+    ahead_weights: FloatArray
+    ahead_bias: FloatArray
+    pace: FloatArray  # [term], Nesterov's t
+
+    @classmethod
+    def start(cls, targets: FloatArray, components: int) -> Self:
+        share = targets.mean(0, dtype=np.float64)
+        bias = np.log(share / (1.0 - share)).astype(np.float32)
+        weights = np.zeros((components, targets.shape[1]), np.float32)
+        return cls(np.ascontiguousarray(targets), weights, bias, weights, bias, np.ones(len(bias), np.float32))
+
+    def step(self, inputs: FloatArray, variance: FloatArray, l2: np.float32) -> FloatArray:
+        """One step of every term; returns by how much its logits changed, root mean square over rows [term]."""
+        residual = sigmoid_in_place(inputs @ self.ahead_weights + self.ahead_bias)
+        residual -= self.targets
+        bound = CURVATURE * variance + l2
+        gradient = inputs.T @ residual / np.float32(len(inputs)) + l2 * self.ahead_weights
+        weights_change = gradient / bound
+        bias_change = residual.mean(0) / CURVATURE
+        weights, bias = self.ahead_weights - weights_change, self.ahead_bias - bias_change
+        uphill = (gradient * (weights - self.weights)).sum(0) + CURVATURE * bias_change * (bias - self.bias) > 0
+        pace = (1.0 + np.sqrt(1.0 + 4.0 * self.pace * self.pace)) / 2.0
+        momentum = np.where(uphill, 0.0, (self.pace - 1.0) / pace).astype(np.float32)
+        self.ahead_weights, self.ahead_bias = (
+            weights + momentum * (weights - self.weights),
+            bias + momentum * (bias - self.bias),
+        )
+        self.weights, self.bias = weights, bias
+        self.pace = np.where(uphill, 1.0, pace).astype(np.float32)
+        change: FloatArray = np.sqrt((variance * weights_change * weights_change).sum(0) + bias_change * bias_change)
+        return change
+
+    def keep(self, chosen: npt.NDArray[np.bool_]) -> Self:
+        """The same descent with some of the terms."""
+        return type(self)(
+            np.ascontiguousarray(self.targets[:, chosen]),
+            np.ascontiguousarray(self.weights[:, chosen]),
+            self.bias[chosen],
+            np.ascontiguousarray(self.ahead_weights[:, chosen]),
+            self.ahead_bias[chosen],
+            self.pace[chosen],
+        )
+
+
+def sigmoid_in_place(values: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-values)), written over `values`: this is half of an iteration's time."""
+    np.clip(values, -60.0, 60.0, out=values)
+    np.negative(values, out=values)
+    np.exp(values, out=values)
+    values += 1.0
+    np.reciprocal(values, out=values)
+    return values

@@ -1,0 +1,65 @@
+"""Fits the multi-label network: masked cross-entropy, class weights and sampling by registry name."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from services.train.data.sampling import SAMPLERS
+from services.train.data.weights import WEIGHTS
+from services.train.models.base import FitContext, TrainingData
+from services.train.models.logreg import fit_space
+from services.train.models.targets import MaskedLoss, known_labels, learnable_terms, prior_logits
+from services.train.models.training import build, train
+from shared.models.features import IntArray
+from shared.nn.heads import MlpModel, MlpNetwork, raw_blocks
+from shared.ontology import ASPECTS
+
+
+class MlpFitter:
+    """Registry entry `mlp`."""
+
+    name: ClassVar[str] = "mlp"
+    votes: ClassVar[bool] = False
+
+    def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> MlpModel:
+        """Fit on `rows`; the context's held-out fold is only watched.
+
+        Raises:
+            MissingInput: no modality is present.
+            GowhyError: the loss is not finite.
+        """
+        config, options = context.config, context.config.mlp
+        space = fit_space(data, rows, context, model=self.name)
+        groups = [ASPECTS[aspect] for aspect in data.aspects]
+        network = build(
+            lambda: MlpNetwork(space, groups, options.hidden, options.dropout),
+            seed=config.training.seed,
+            device=context.device,
+        )
+        priors = prior_logits(data, rows)
+        network.heads.set_bias(priors)
+        weights = WEIGHTS[config.class_weight](known_labels(data, rows), data.information)
+        masked = MaskedLoss.of(data, rows, weights=weights, min_positives=config.min_positives, device=context.device)
+
+        def loss_of_batch(batch: IntArray) -> torch.Tensor:
+            return masked(network(raw_blocks(space, data.features, batch, context.device)), batch)
+
+        train(
+            network,
+            loss_of_batch,
+            rows,
+            policy=config.training,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=config.training.seed,
+            context=context,
+            model=self.name,
+            order=lambda chosen, generator: SAMPLERS[config.sampling](chosen, data.clusters, generator),
+            validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
+        )
+        network.heads.set_constant(~learnable_terms(data, rows, config.min_positives), priors)
+        return MlpModel(network.cpu(), space, data.terms)

@@ -1,0 +1,12 @@
+"""The level-1 models by the name that `level1.models` uses."""
+
+from __future__ import annotations
+
+from services.train.models.base import Fitter
+from services.train.models.cnn import CnnFitter
+from services.train.models.homology import HomologyFitter
+from services.train.models.knn import KnnFitter
+from services.train.models.logreg import LogregFitter
+from services.train.models.mlp import MlpFitter
+
+MODELS: dict[str, Fitter] = {fitter.name: fitter for fitter in (HomologyFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())}

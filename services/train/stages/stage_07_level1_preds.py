@@ -1,0 +1,270 @@
+"""Stage 7: level-1 models, their out-of-fold logits and their logits of the test proteins.
+
+A model that learns is fitted once per fold, on the other folds' rows, and scores its own fold; the
+validation and the test proteins get the mean of the folds' logits. A vote is made once, over all rows
+of the fit, and leaves a query's own fold out. A finished fit is kept in the work folder with its
+logits, so that a killed run goes on with the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from services.train.models import MODELS
+from services.train.models.base import FitContext, TrainingData
+from services.train.models.inputs import (
+    TRAINING_ARTEFACTS,
+    Splits,
+    feature_artefacts,
+    load_features,
+    load_splits,
+    load_training_data,
+)
+from services.train.models.monitors import monitor
+from services.train.models.saved import WHOLE, join_parts, record_path, weights_path, write_logits, write_torch
+from services.train.models.targets import positives, qualified_terms
+from services.train.models.training import torch_threads
+from services.train.stage import Stage, StageContext, always
+from shared.artefacts import JSON, NPZ
+from shared.atomic import atomic_path, write_json
+from shared.config import Config, Level1Config, TransformConfig
+from shared.models.base import LOGIT_LIMIT, Level1Model, VoteModel
+from shared.models.features import Features, FloatArray, IntArray
+from shared.models.members import MEMBERS
+from shared.nn.device import resolve_device
+from shared.nn.transforms import row_blocks
+from shared.ontology import ASPECTS
+
+TERMS = "features/level1_terms.json"
+
+
+def outputs(config: Config) -> tuple[str, ...]:
+    """Term order, and per model: two matrices, arrays and a record."""
+    per_model = [
+        (f"features/oof_{name}.npy", f"features/test_pred_{name}.npy", weights_path(name), record_path(name))
+        for name in model_names(config.level1)
+    ]
+    return (TERMS, *(path for paths in per_model for path in paths))
+
+
+def model_names(config: Level1Config) -> list[str]:
+    """The configured models, each once."""
+    return list(dict.fromkeys(config.models))
+
+
+@dataclass(frozen=True, slots=True)
+class Proteins:
+    """What every fit of the stage reads."""
+
+    data: TrainingData
+    test: Features
+    splits: Splits
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One fit and its folder: a model of one fold, or a vote (`fold` is None)."""
+
+    name: str
+    fold: int | None
+    folder: Path
+
+    @property
+    def part(self) -> str:
+        """Its name among the model's parts."""
+        return WHOLE if self.fold is None else str(self.fold)
+
+    @property
+    def record(self) -> Path:
+        """Written last: where it is, everything else in the folder is whole."""
+        return self.folder / "fit.json"
+
+    def logits(self, which: str) -> npt.NDArray[np.float16]:
+        """The fit's float16 logits of the rows `own` (out of fold), `val` or `test`, memory-mapped."""
+        path = self.folder / f"{which}.npy"
+        array: npt.NDArray[np.float16] = np.load(
+            path, mmap_mode="r" if path.stat().st_size > 256 else None, allow_pickle=False
+        )
+        return array
+
+
+def run(ctx: StageContext) -> None:
+    """Fit, predict and write; see the module's docstring."""
+    config = ctx.settings(Level1Config)
+    with threadpool_limits(ctx.threads), torch_threads(ctx.threads):
+        proteins = load_proteins(ctx, config)
+        names = model_names(config)
+        fits = {name: list_fits(ctx, name, proteins.splits) for name in names}
+        everything = [fit for name in names for fit in fits[name]]
+        done = sum(fit.record.is_file() for fit in everything)
+        with ctx.progress("fits", len(everything), "fit", done) as bar:
+            for fit in everything:
+                if not fit.record.is_file():
+                    make_fit(ctx, config, fit, proteins)
+                    bar.advance()
+        for name in names:
+            write_model(ctx, config, name, fits[name])
+            write_matrices(ctx, name, fits[name], proteins)
+
+
+def load_proteins(ctx: StageContext, config: Level1Config) -> Proteins:
+    """Read the inputs, choose the terms and write their order."""
+    data = load_training_data(ctx.read)
+    splits = load_splits(ctx.read, data.features.ids)
+    data = choose_terms(data, splits.fit_rows, config)
+    fold_terms = {
+        str(fold): qualified_terms(data, fit_rows_of(splits, fold), config.min_positives).tolist()
+        for fold in splits.fold_numbers()
+    }
+    ctx.write(
+        TERMS,
+        {"terms": list(data.terms), "aspects": [ASPECTS[aspect] for aspect in data.aspects], "fold_terms": fold_terms},
+    )
+    return Proteins(data, load_features(ctx.read, "test"), splits)
+
+
+def choose_terms(data: TrainingData, rows: IntArray, config: Level1Config) -> TrainingData:
+    """The `max_terms` most frequent terms among `rows` that have enough positives, by aspect, then frequency, then id."""
+    counts = positives(data, rows)
+    enough = [column for column in range(len(data.terms)) if counts[column] >= config.min_positives]
+    frequent = sorted(enough, key=lambda column: (-counts[column], data.terms[column]))[: config.max_terms]
+    columns = np.asarray(
+        sorted(frequent, key=lambda column: (data.aspects[column], -counts[column], data.terms[column])), np.int64
+    )
+    return replace(
+        data,
+        terms=tuple(data.terms[column] for column in columns),
+        aspects=data.aspects[columns],
+        labels=data.labels[:, columns].tocsr(),
+        information=data.information[columns],
+    )
+
+
+def fit_rows_of(splits: Splits, fold: int | None) -> IntArray:
+    """Rows of the fit for one fold (the other folds), or all of them."""
+    return splits.fit_rows if fold is None else np.flatnonzero(splits.fit & (splits.folds != fold))
+
+
+def list_fits(ctx: StageContext, name: str, splits: Splits) -> list[Fit]:
+    """The fits of one model."""
+    folds: Sequence[int | None] = [None] if MODELS[name].votes else splits.fold_numbers()
+    return [Fit(name, fold, ctx.work / "level1" / name / (WHOLE if fold is None else f"fold_{fold}")) for fold in folds]
+
+
+def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Proteins) -> None:
+    """Fit one model, predict with it, and keep both in the fit's folder; the record comes last."""
+    data, splits = proteins.data, proteins.splits
+    context = FitContext(
+        config=config,
+        transform=ctx.settings(TransformConfig),
+        device=str(resolve_device(ctx.device)),
+        threads=ctx.threads,
+        work=fit.folder / "fit",
+        log=ctx.log,
+        stage=ctx.stage.id,
+        fold=-1 if fit.fold is None else fit.fold,
+    )
+    model = MODELS[fit.name].fit(data, fit_rows_of(splits, fit.fold), context)
+    own = splits.fit_rows if fit.fold is None else np.flatnonzero(splits.folds == fit.fold)
+    count = len(data.terms)
+    write_logits(fit.folder / "own.npy", lambda rows: own_logits(model, data, rows), own, count)
+    write_logits(fit.folder / "val.npy", lambda rows: model.logits(data.features, rows), splits.validation_rows, count)
+    write_logits(
+        fit.folder / "test.npy", lambda rows: model.logits(proteins.test, rows), np.arange(len(proteins.test)), count
+    )
+    with atomic_path(fit.folder / "arrays.npz") as temporary:
+        NPZ.write(temporary, model.arrays())
+    write_json(
+        fit.record,
+        {
+            "architecture": model.architecture(),
+            "proteins": len(fit_rows_of(splits, fit.fold)),
+            "loss_held_out": held_out_loss(fit, own, data),
+        },
+    )
+
+
+def own_logits(model: Level1Model, data: TrainingData, rows: IntArray) -> FloatArray:
+    """Out-of-fold logits of rows that the model was not fitted on; a vote leaves out the queries' folds itself."""
+    return (
+        model.out_of_fold_logits(data.features, rows, data.folds)
+        if isinstance(model, VoteModel)
+        else model.logits(data.features, rows)
+    )
+
+
+def held_out_loss(fit: Fit, rows: IntArray, data: TrainingData) -> float | None:
+    """Mean cross-entropy of the out-of-fold logits over known entries; None where nothing is known."""
+    logits, total, count = fit.logits("own"), 0.0, 0
+    for place, block in row_blocks(rows):
+        values = np.asarray(logits[place], np.float64)
+        losses = np.logaddexp(0.0, values) - data.labels[block].toarray() * values
+        known = data.annotated[block][:, data.aspects]
+        total, count = total + float(losses[known].sum()), count + int(known.sum())
+    return total / count if count else None
+
+
+def write_model(ctx: StageContext, config: Level1Config, name: str, fits: Sequence[Fit]) -> None:
+    """Gather the arrays of all parts into the model's file, and write its record."""
+    arrays = join_parts({fit.part: NPZ.read(fit.folder / "arrays.npz") for fit in fits})
+    if MEMBERS[name].is_torch:
+        write_torch(ctx.output(weights_path(name)), arrays)
+    else:
+        ctx.write(weights_path(name), arrays)
+    options: dict[str, Any] = {
+        **getattr(config, name).model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json"),
+    }
+    parts = {fit.part: read_record(fit) for fit in fits}
+    ctx.write(
+        record_path(name),
+        {"name": name, "kind": MEMBERS[name].kind, "votes": MODELS[name].votes, "options": options, "parts": parts},
+    )
+
+
+def read_record(fit: Fit) -> Any:
+    """The record of a finished fit."""
+    return JSON.read(fit.record)
+
+
+def write_matrices(ctx: StageContext, name: str, fits: Sequence[Fit], proteins: Proteins) -> None:
+    """Write the model's two matrices, row block by row block, and log how well the held-out rows are met."""
+    data, splits = proteins.data, proteins.splits
+    train = ctx.create_array(f"features/oof_{name}.npy", (len(data.features), len(data.terms)), "float16")
+    for fit in fits:
+        rows = splits.fit_rows if fit.fold is None else np.flatnonzero(splits.folds == fit.fold)
+        for place, block in row_blocks(rows):
+            train[block] = fit.logits("own")[place]
+    for place, values in mean_logits(fits, "val"):
+        train[splits.validation_rows[place]] = values
+    test = ctx.create_array(f"features/test_pred_{name}.npy", (len(proteins.test), len(data.terms)), "float16")
+    for place, values in mean_logits(fits, "test"):
+        test[place] = values
+    ctx.log.step(
+        monitor(train, data, splits, ctx.settings(Level1Config).min_taxon_proteins), stage=ctx.stage.id, model=name
+    )
+
+
+def mean_logits(fits: Sequence[Fit], which: str) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:
+    """Mean of the parts' logits, in blocks of rows, with each block's place."""
+    matrices = [fit.logits(which) for fit in fits]
+    for place, _ in row_blocks(np.arange(len(matrices[0]))):
+        mean = np.mean([np.asarray(matrix[place], np.float32) for matrix in matrices], axis=0, dtype=np.float32)
+        yield place, np.clip(mean, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16)
+
+
+STAGE = Stage(
+    id="stage_07_level1_preds",
+    version=1,
+    run=run,
+    inputs=always(*feature_artefacts("train"), *feature_artefacts("test"), *TRAINING_ARTEFACTS),
+    outputs=outputs,
+    sections=(Level1Config, TransformConfig),
+)

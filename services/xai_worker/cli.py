@@ -1,0 +1,125 @@
+"""The command line of the worker. Numerical libraries are imported inside the verbs: `--help` stays quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared import env
+from shared.atomic import write_bytes
+from shared.edge import Parser
+from shared.errors import IntegrityError
+from shared.progress import set_quiet
+
+METHODS = ("occlusion", "integrated_gradients", "stacker_parts")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def build_parser() -> Parser:
+    """The command line; every verb sets `command` to its function."""
+    parser = Parser(prog="python -m services.xai_worker", description="Explain why GO terms were predicted.")
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
+    _add_explain(verbs)
+    _add_schema(verbs)
+    return parser
+
+
+def _add_explain(verbs: Any) -> None:
+    verb = verbs.add_parser("explain", help="explain predictions of a complete run; prints the result folder")
+    verb.add_argument(
+        "--from-manifest", type=Path, required=True, metavar="MANIFEST", help="out/<run_id>/manifest.json"
+    )
+    verb.add_argument(
+        "--protein", action="append", default=[], metavar="ACC", help="repeatable; default: the five best-scored"
+    )
+    verb.add_argument(
+        "--term", action="append", default=[], metavar="GO:...", help="repeatable; default: each protein's three best"
+    )
+    verb.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
+    verb.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="repeatable: cnn, mlp/esm2, mlp/t5, stacker; default: all",
+    )
+    verb.add_argument(
+        "--window",
+        action="append",
+        type=int,
+        metavar="N",
+        help="residues that occlusion hides at once, odd; repeatable; default: 1",
+    )
+    verb.add_argument("--limit", type=int, metavar="N", help="at most so many proteins")
+    verb.add_argument(
+        "--tolerance", type=float, default=0.01, help="accepted completeness error (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--max-steps", type=int, default=256, help="quadrature nodes before a result is flagged (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--sites",
+        type=Path,
+        metavar="FILE",
+        help="TSV accession, term, position: measure the explanations against known sites",
+    )
+    verb.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    verb.add_argument("--threads", type=int, help="default: as many as the run used")
+    verb.add_argument("--env-policy", choices=env.POLICIES, help="default: GOWHY_ENV_POLICY, else warn")
+    verb.add_argument("--force", action="store_true", help="go on in spite of --env-policy strict; recorded")
+    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
+    verb.set_defaults(command=explain)
+
+
+def _add_schema(verbs: Any) -> None:
+    verb = verbs.add_parser("schema", help="write schema/explanation.v1.json from the models; --check compares")
+    verb.add_argument("--check", action="store_true")
+    verb.set_defaults(command=schema)
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """`explain`: make the result folder, or find the complete one of an equal request."""
+    set_quiet(arguments.quiet)
+    env_lock, message = env.enforce(env.chosen_policy(arguments.env_policy), force=arguments.force)
+    if message and not arguments.quiet:
+        print(f"warning: {message}", file=sys.stderr)
+    from services.xai_worker.explain import Machine, explain_manifest  # noqa: PLC0415 - see the module's docstring
+    from services.xai_worker.request import request_of  # noqa: PLC0415
+
+    request = request_of(
+        proteins=arguments.protein,
+        terms=arguments.term,
+        methods=arguments.method or METHODS,
+        models=arguments.model,
+        windows=arguments.window or (1,),
+        limit=arguments.limit,
+        tolerance=arguments.tolerance,
+        max_steps=arguments.max_steps,
+    )
+    machine = Machine(env_lock, arguments.device, arguments.threads, quiet=arguments.quiet)
+    outcome = explain_manifest(arguments.from_manifest, request, machine, sites=arguments.sites)
+    if arguments.json:
+        print(json.dumps({"folder": str(outcome.folder), "reused": outcome.reused, **outcome.result}, sort_keys=True))
+    else:
+        print(outcome.folder)
+        if outcome.localisation:
+            print(f"localisation: {outcome.localisation}")
+    return 0
+
+
+def schema(arguments: argparse.Namespace) -> int:
+    """`schema`: regenerate the committed JSON Schema, or say that it drifted."""
+    from services.xai_worker.result import SCHEMA_PATH, schema_bytes  # noqa: PLC0415
+
+    path, wanted = REPOSITORY / SCHEMA_PATH, schema_bytes()
+    if not arguments.check:
+        write_bytes(path, wanted)
+    elif not path.is_file() or path.read_bytes() != wanted:
+        raise IntegrityError(
+            f"{SCHEMA_PATH} is not what the models say", remedy="Run python -m services.xai_worker schema"
+        )
+    return 0

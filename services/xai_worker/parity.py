@@ -1,0 +1,63 @@
+"""The gate before every explanation: is this the model that made the stored score?
+
+An explanation of another model would look just as good. It happened elsewhere: published saliency maps
+stopped matching when released weights changed, and nothing in the tool noticed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from services.xai_worker.result import EmbeddingParity, ScalarParity
+from shared.errors import ParityError
+
+SCORE_TOLERANCE = 0.01  # logits
+EMBEDDING_TOLERANCE = 1e-3  # relative; a float16 copy of a vector is within 5e-4
+REMEDY = "Explain with the environment, device and weights of the run, or run the pipeline again"
+
+
+def check_score(recomputed: float, stored: np.floating, *, what: str) -> ScalarParity:
+    """Compare a recomputed logit with the stored one.
+
+    Args:
+        recomputed: mean over fold members, limited as stored scores are.
+        stored: the number as it was stored; its type says how far it was rounded.
+        what: names model, term and protein in the message.
+
+    Raises:
+        ParityError: they differ by more than 0.01 plus the stored number's own rounding.
+    """
+    rounding = float(np.spacing(np.abs(stored))) / 2
+    tolerance = SCORE_TOLERANCE + rounding
+    difference = abs(recomputed - float(stored))
+    if not difference <= tolerance:
+        raise ParityError(
+            f"this explains a different model: the recomputed logit is {recomputed:.6g}, the stored one "
+            f"{float(stored):.6g}; at most {tolerance:.3g} apart are accepted",
+            where=what,
+            remedy=REMEDY,
+        )
+    return ScalarParity(recomputed=recomputed, stored=float(stored), difference=difference, tolerance=tolerance)
+
+
+def check_embedding(
+    recomputed: npt.NDArray[np.floating], stored: npt.NDArray[np.floating], *, encoder: str, what: str
+) -> EmbeddingParity:
+    """Compare a recomputed pooled embedding [dimension] with the stored one.
+
+    Raises:
+        ParityError: ||recomputed - stored|| / ||stored|| is above 0.001.
+    """
+    reference = stored.astype(np.float64)
+    distance = float(np.linalg.norm(recomputed.astype(np.float64) - reference))
+    length = float(np.linalg.norm(reference))
+    error = distance / length if length > 0 else distance
+    if not error <= EMBEDDING_TOLERANCE:
+        raise ParityError(
+            f"this explains a different encoder: the recomputed {encoder} embedding is {error:.3g} of its length "
+            f"({distance:.6g} of {length:.6g}) away from the stored one; at most {EMBEDDING_TOLERANCE:.3g} is accepted",
+            where=what,
+            remedy=REMEDY,
+        )
+    return EmbeddingParity(encoder=encoder, relative_error=error, tolerance=EMBEDDING_TOLERANCE)

@@ -1,0 +1,82 @@
+"""What an explanation was made of: run, model, weights, ontology, seeds, environment."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.env import installed_version
+from shared.manifest import EncoderRecord, EnvLock, Manifest
+
+SOFTWARE = ("torch", "captum", "numpy", "transformers")
+
+
+class Provenance(BaseModel):
+    """Stands in result.json and on every page. It holds no time, so that equal requests give equal bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job_id: str
+    run_id: str
+    model_sha256: str
+    dataset: str
+    encoders: list[EncoderRecord]
+    ontology_version: str
+    seeds: dict[str, Any]
+    train_commit: str | None
+    train_env_lock: str | None
+    env_lock: EnvLock
+    software: dict[str, str]
+    device: str
+    threads: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value, as a page shows them."""
+        weights = [(f"Weights of {item.arch}", item.weights) for item in self.encoders]
+        return [
+            ("Run", self.run_id),
+            ("Job", self.job_id),
+            ("Model (sha256)", self.model_sha256),
+            *weights,
+            ("Data set", self.dataset),
+            ("Ontology", self.ontology_version),
+            ("Seeds", json.dumps(self.seeds, sort_keys=True)),
+            ("Code of the run", self.train_commit or "not recorded"),
+            ("Environment of the run", self.train_env_lock or "without a lock"),
+            ("Environment of this explanation", _environment(self.env_lock)),
+            ("Software", ", ".join(f"{name} {version}" for name, version in self.software.items())),
+            ("Device", f"{self.device}, {self.threads} threads"),
+        ]
+
+
+def provenance_of(
+    manifest: Manifest, *, job_id: str, ontology_version: str, env_lock: EnvLock, device: str, threads: int
+) -> Provenance:
+    """Gather the record of one job."""
+    dataset, model = manifest.dataset, manifest.model
+    return Provenance(
+        job_id=job_id,
+        run_id=manifest.run_id,
+        model_sha256="none" if model is None else model.sha256,
+        dataset=f"{dataset.name} {dataset.version}, {dataset.split}",
+        encoders=manifest.encoder,
+        ontology_version=ontology_version,
+        seeds=manifest.seeds,
+        train_commit=manifest.git.commit,
+        train_env_lock=manifest.env_lock.hash,
+        env_lock=env_lock,
+        software={
+            "python": platform.python_version(),
+            **{name: installed_version(name) or "absent" for name in SOFTWARE},
+        },
+        device=device,
+        threads=threads,
+    )
+
+
+def _environment(lock: EnvLock) -> str:
+    name = f"{lock.name} {lock.hash}" if lock.name else "without a lock"
+    return f"{name} ({'verified' if lock.verified else 'not verified'})"

@@ -1,0 +1,7 @@
+"""Pages for people: one self-contained file per protein, and an index."""
+
+from __future__ import annotations
+
+from services.xai_worker.report.html import IndexRow, render_index, render_report, report_name
+
+__all__ = ["IndexRow", "render_index", "render_report", "report_name"]

@@ -1,0 +1,65 @@
+"""What a person or a client asks to be explained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from services.xai_worker.explainers import EXPLAINERS
+from shared.digests import digest_of
+from shared.errors import UsageError
+
+REQUEST_VERSION = 1  # part of every job id: bump it when the same request would give another result
+
+DEFAULT_PROTEINS = 5
+DEFAULT_TERMS = 3
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class ExplainRequest(BaseModel):
+    """Which proteins and terms, by which methods. Empty lists take the default named at the field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    proteins: tuple[Name, ...] = Field((), max_length=10_000, description="empty: the best-scored test proteins")
+    terms: tuple[Name, ...] = Field((), max_length=1_500, description="empty: each protein's best specific terms")
+    methods: tuple[Name, ...] = Field(tuple(EXPLAINERS), min_length=1)
+    models: tuple[Name, ...] = Field((), description="such as cnn, mlp/esm2, stacker; empty: all that can be explained")
+    windows: tuple[int, ...] = Field((1,), min_length=1, description="residues that occlusion hides at once; odd")
+    limit: int | None = Field(None, ge=1, description="at most so many proteins; null: 5 where none is named")
+    tolerance: float = Field(0.01, gt=0, le=1, description="accepted completeness error")
+    max_steps: int = Field(256, ge=16, le=4096, description="quadrature nodes before a result is flagged")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        unknown = [name for name in self.methods if name not in EXPLAINERS]
+        if unknown:
+            raise ValueError(f"no method {unknown[0]!r}; methods: {', '.join(EXPLAINERS)}")
+        if any(window < 1 or window % 2 == 0 for window in self.windows):
+            raise ValueError(f"windows {list(self.windows)} are not all odd and positive")
+        return self
+
+    def job_id(self, model_sha256: str, sites_sha256: str | None) -> str:
+        """The job id of an in-process explain: equal requests of one model share it.
+
+        The order in which things are named does not count.
+        """
+        asked = {name: sorted(set(value)) if isinstance(value, tuple) else value for name, value in self}
+        return f"local-{digest_of('explain', REQUEST_VERSION, asked, model_sha256, sites_sha256)[:16]}"
+
+
+def request_of(**values: object) -> ExplainRequest:
+    """Build a request from command-line values.
+
+    Raises:
+        UsageError: a value is not possible.
+    """
+    try:
+        return ExplainRequest.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}".lstrip(": ") for item in error.errors()
+        )
+        raise UsageError(problems, remedy="See python -m services.xai_worker explain --help") from error

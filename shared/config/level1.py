@@ -1,0 +1,67 @@
+"""Level-1 models: which, on which terms, and how they are trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.config.base import Section
+from shared.config.cnn import CnnConfig
+from shared.config.training import TrainingConfig
+
+
+class MlpConfig(Section):
+    """Multi-label heads over the concatenated modalities, one per aspect."""
+
+    hidden: int = Field(512, ge=1, description="width of every layer")
+    dropout: float = Field(0.2, ge=0, lt=1)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class LogregConfig(Section):
+    """Logistic regression per term with one shared Hessian bound."""
+
+    l2: float = Field(1e-4, gt=0, description="penalty on the squared weights, beside the mean log-loss")
+    iterations: int = Field(300, ge=1)
+    tolerance: float = Field(
+        1e-4, gt=0, description="a term is finished when a step changes its logits by less (root mean square)"
+    )
+    components: int = Field(
+        1024, ge=1, description="principal directions of the inputs that are used, where there are more dimensions"
+    )
+
+
+class KnnConfig(Section):
+    """Cosine neighbours in embedding space."""
+
+    neighbours: int = Field(20, ge=1)
+    temperature: float = Field(0.1, gt=0, description="a neighbour's weight is exp((cosine - 1) / temperature)")
+
+
+class HomologyVoteConfig(Section):
+    """score(term) = sum of hit weights having the term / sum of hit weights; weight = bit score * identity ** power."""
+
+    identity_power: float = Field(0.0, ge=0)
+    prior_weight: float = Field(0.0, ge=0, description="bit score of an imagined hit that has every term by its prior")
+
+
+class Level1Config(Section):
+    """Stage 7."""
+
+    models: list[Literal["homology", "knn", "logreg", "mlp", "cnn"]] = Field(
+        ["homology", "knn", "logreg", "mlp", "cnn"], min_length=1
+    )
+    max_terms: int = Field(1500, ge=1, description="columns: the most frequent terms among the proteins of the fit")
+    min_positives: int = Field(5, ge=1, description="fitted proteins a term needs")
+    min_taxon_proteins: int = Field(50, ge=1, description="fitted proteins a taxon needs for a column of its own")
+    class_weight: Literal["none", "ia", "balanced"] = "none"
+    sampling: Literal["uniform", "cluster"] = "uniform"
+    mlp: MlpConfig = MlpConfig()
+    logreg: LogregConfig = LogregConfig()
+    knn: KnnConfig = KnnConfig()
+    homology: HomologyVoteConfig = HomologyVoteConfig()
+    cnn: CnnConfig = CnnConfig()
+    training: TrainingConfig = TrainingConfig()

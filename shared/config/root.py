@@ -1,0 +1,57 @@
+"""The whole config: one field per section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from shared.config.base import Section
+from shared.config.bundle import BundleConfig
+from shared.config.data import DataConfig, HomologyConfig, SplitConfig
+from shared.config.embed import EmbedConfig, TransformConfig
+from shared.config.goa import GoaConfig
+from shared.config.level1 import Level1Config
+from shared.config.stacker import StackerConfig
+from shared.config.submission import EvaluationConfig, SubmissionConfig
+from shared.config.text import TextConfig, TfidfConfig
+
+
+class PathsConfig(Section):
+    """Where things are written."""
+
+    out: Path = Path("out")
+    work_root: Path | None = Field(
+        None, description="relative input paths are under this folder; null: the current one"
+    )
+
+
+class StoreConfig(Section):
+    """Where checkpoints live; the local run folder is only a cache of it."""
+
+    url: str = Field("local://", description="local:// means <paths.out>/store")
+    split: Literal["auto", "always", "never"] = "auto"
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    run_id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: int = Field(2, ge=1, description="fixed, because sums depend on it; recorded in the manifest")
+    paths: PathsConfig = PathsConfig()
+    store: StoreConfig = StoreConfig()
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    homology: HomologyConfig = HomologyConfig()
+    text: TextConfig = TextConfig()
+    tfidf: TfidfConfig = TfidfConfig()
+    goa: GoaConfig = GoaConfig()
+    embed: EmbedConfig = EmbedConfig()
+    transform: TransformConfig = TransformConfig()
+    level1: Level1Config = Level1Config()
+    stacker: StackerConfig = StackerConfig()
+    bundle: BundleConfig = BundleConfig()
+    submission: SubmissionConfig = SubmissionConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

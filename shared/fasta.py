@@ -1,0 +1,167 @@
+"""Reader of protein FASTA files, plain or gzip; the one place where protein ids are normalised.
+
+Headers it knows, on purpose those of CAFA-5 and CAFA-6 too (train and test files differ there):
+
+    >sp|P12345|NAME_HUMAN Some protein OS=... OX=9606 ...
+    >P12345 sp|P12345|NAME_HUMAN OX=9606
+    >P12345 9606              (space or tab)
+    >P12345
+
+All four are the protein `P12345`. Sequences are upper-cased; the 20 amino acids and B, J, O, U, X, Z are
+kept as they are, white space inside lines is dropped, and so is a final `*` (stop).
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import DataError, MissingInput, from_os_error
+
+RESIDUES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # every letter: 20 amino acids, U, O, and the ambiguity codes B, J, X, Z
+GZIP_MAGIC = b"\x1f\x8b"
+MAX_ID_LENGTH = 100
+
+_SPACE = b" \t\r\n\v\f"
+_LEGAL = RESIDUES.encode()
+_TAXON = re.compile(r"(?:^|\s)OX=(\d+)(?=\s|$)")
+_ID = re.compile(rf"[A-Za-z0-9_][\x21-\x2e\x30-\x5b\x5d-\x7e]{{0,{MAX_ID_LENGTH - 1}}}")  # no slash: ids name files
+_REMEDY = "Correct the file: each protein is a line `>ID ...` and then its residues"
+
+
+@dataclass(frozen=True, slots=True)
+class FastaRecord:
+    """One protein. `taxon` is None where the header names none; `line` is the header's, from 1."""
+
+    id: str
+    taxon: int | None
+    sequence: str
+    line: int
+
+
+def normalise_id(word: str) -> str:
+    """`sp|ACC|NAME` and `tr|ACC|NAME` become `ACC`; anything else stays as it is."""
+    parts = word.split("|")
+    return parts[1] if len(parts) >= 2 and parts[0] in ("sp", "tr") and parts[1] else word
+
+
+def parse_header(header: str) -> tuple[str, int | None]:
+    """Id and taxon of a header line without its `>`; the id is empty where there is none."""
+    first, _, rest = header.strip().partition(" ") if "\t" not in header else header.strip().partition("\t")
+    first, _, more = first.partition(" ")
+    words = f"{more} {rest}".split()
+    taxon = _TAXON.search(header)
+    if taxon is not None:
+        return normalise_id(first), int(taxon[1])
+    if len(words) == 1 and words[0].isascii() and words[0].isdigit():
+        return normalise_id(first), int(words[0])
+    return normalise_id(first), None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered raw lines of a file, plain or gzip (told by its first bytes, not by its name).
+
+    Raises:
+        MissingInput: no such file.
+        DataError: the gzip stream is cut short or damaged; with the line number.
+    """
+    number = 0
+    try:
+        with path.open("rb") as probe:
+            zipped = probe.read(2) == GZIP_MAGIC
+        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line
+    except FileNotFoundError as error:
+        raise MissingInput(f"no such file: {path}", remedy="Correct the path") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        remedy = "Fetch or compress the file again"
+        raise DataError(f"damaged gzip: {error}", where=f"{path}:{number + 1}", remedy=remedy) from error
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error
+
+
+def read_fasta(path: Path) -> Iterator[FastaRecord]:
+    """Yield the proteins of a file in order, one held at a time.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: no protein in the file, text before the first header, a header without a usable id, an
+            empty sequence, an illegal character, a damaged gzip stream; with the line number.
+    """
+    header: bytes | None = None
+    start = 0
+    body: list[tuple[int, bytes]] = []
+    for number, raw in read_lines(path):
+        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        if line.startswith(b">"):
+            if header is not None:
+                yield _record(path, header, start, body)
+            header, start, body = line[1:], number, []
+        elif header is not None:
+            body.append((number, line))
+        elif line.strip():
+            raise DataError(f"text before the first header: {_show(line)}", where=f"{path}:{number}", remedy=_REMEDY)
+    if header is None:
+        raise DataError("no protein in the file", where=str(path), remedy=_REMEDY)
+    yield _record(path, header, start, body)
+
+
+def read_unique_fasta(path: Path) -> list[FastaRecord]:
+    """All proteins of a file, in order.
+
+    Raises:
+        DataError: two proteins have the same id; both lines are named. And as `read_fasta`.
+    """
+    records: list[FastaRecord] = []
+    lines: dict[str, int] = {}
+    for record in read_fasta(path):
+        earlier = lines.setdefault(record.id, record.line)
+        if earlier != record.line:
+            what = f"protein {record.id} is there twice, at lines {earlier} and {record.line}"
+            raise DataError(
+                what, where=f"{path}:{record.line}", remedy="Remove one of them; ids are compared without sp|..|.."
+            )
+        records.append(record)
+    return records
+
+
+def _record(path: Path, header: bytes, start: int, body: list[tuple[int, bytes]]) -> FastaRecord:
+    where = f"{path}:{start}"
+    try:
+        protein, taxon = parse_header(header.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"the header is not UTF-8 text: {error.reason}", where=where, remedy=_REMEDY) from error
+    if not _ID.fullmatch(protein):
+        what = f"{protein!r} cannot be a protein id" if protein else "a header without an id"
+        raise DataError(
+            what, where=where, remedy=f"Use up to {MAX_ID_LENGTH} printable ASCII characters without slashes"
+        )
+    sequence = b"".join(line for _, line in body).translate(None, _SPACE).upper().removesuffix(b"*")
+    if sequence.translate(None, _LEGAL):
+        raise _illegal(path, protein, body)
+    if not sequence:
+        raise DataError(f"protein {protein} has an empty sequence", where=where, remedy=_REMEDY)
+    return FastaRecord(protein, taxon, sequence.decode("ascii"), start)
+
+
+def _illegal(path: Path, protein: str, body: list[tuple[int, bytes]]) -> DataError:
+    """Name the first character that made a sequence illegal; a `*` may end the sequence and stand nowhere else."""
+    last = max(number for number, line in body if line.strip())
+    for number, line in body:
+        residues = line.translate(None, _SPACE).upper()
+        found = (residues.removesuffix(b"*") if number == last else residues).translate(None, _LEGAL)
+        if found:
+            what = f"protein {protein} has the illegal character {_show(found[:1])}"
+            return DataError(
+                what, where=f"{path}:{number}", remedy="Residues are letters; remove gaps, digits and marks"
+            )
+    raise AssertionError("no illegal character in a sequence that has one")
+
+
+def _show(data: bytes) -> str:
+    return repr(data.strip()[:40].decode("utf-8", "backslashreplace"))

@@ -1,0 +1,109 @@
+"""One logging helper for both services: JSON lines per step, CSV per epoch, the agreed metric keys.
+
+Keys: loss/{train,val}; mae/{train,val}; pearson/per_head/<term or head>; mae/per_group/<taxon>;
+fmax|fmax_w|smin|aupr|coverage|ece/<aspect>. The worker's keys start with `xai/`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from shared.errors import UsageError
+
+METRIC_KEY = re.compile(
+    r"^(xai/[\w./:-]+|loss/(train|val)|mae/(train|val)|pearson/per_head/[\w:.-]+|mae/per_group/[\w:.-]+|(fmax|fmax_w|smin|aupr|coverage|ece)/(MF|BP|CC))$"
+)
+
+
+class Writer(Protocol):
+    """Receives every record too; MLflow and W&B writers implement this."""
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """One training step."""
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """One epoch."""
+
+
+class Logger:
+    """Writes `steps.jsonl`, `epochs.csv` and `run.jsonl` in one folder.
+
+    Args:
+        folder: where the files are; None keeps nothing (predict, tests).
+        writers: further receivers of the same records.
+    """
+
+    EPOCH_FIELDS = ("time", "stage", "model", "fold", "epoch", "key", "value")
+
+    def __init__(self, folder: Path | None, writers: tuple[Writer, ...] = (), quiet: bool = False) -> None:
+        self.folder, self.writers, self.quiet = folder, writers, quiet
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        if self.folder is not None:
+            # One write per line, so that a killed run leaves at most one torn last line.
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, sort_keys=True, default=str) + "\n")
+
+    def event(self, message: str, **fields: Any) -> None:
+        """Something a person should see: printed, and kept in `run.jsonl`."""
+        self._append("run.jsonl", {"time": time.time(), "message": message, **fields})
+        if not self.quiet:
+            detail = "".join(f" {name}={value}" for name, value in fields.items())
+            print(f"{message}{detail}", file=sys.stderr, flush=True)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Something that may make a result worse than the user thinks."""
+        self.event(f"warning: {message}", **fields)
+
+    def step(self, metrics: Mapping[str, float | None], **context: Any) -> None:
+        """One training step's metrics."""
+        check_keys(metrics)
+        record = {"time": time.time(), **context, **{k: _finite(v) for k, v in metrics.items()}}
+        self._append("steps.jsonl", record)
+        for writer in self.writers:
+            writer.step(record)
+
+    def epoch(
+        self, metrics: Mapping[str, float | None], *, epoch: int, stage: str = "", model: str = "", fold: int | str = ""
+    ) -> None:
+        """One epoch's metrics, a CSV row per key."""
+        check_keys(metrics)
+        if self.folder is not None:
+            path = self.folder / "epochs.csv"
+            new = not path.exists() or path.stat().st_size == 0
+            with path.open("a", encoding="utf-8", newline="") as file:
+                table = csv.writer(file, lineterminator="\n")
+                if new:
+                    table.writerow(self.EPOCH_FIELDS)
+                now = f"{time.time():.3f}"
+                table.writerows(
+                    [now, stage, model, fold, epoch, key, "" if _finite(value) is None else value]
+                    for key, value in metrics.items()
+                )
+        for writer in self.writers:
+            writer.epoch({"stage": stage, "model": model, "fold": fold, "epoch": epoch, **metrics})
+
+
+def check_keys(metrics: Mapping[str, float | None]) -> None:
+    """Refuse a key that no dashboard would know.
+
+    Raises:
+        UsageError: a key is not one of the agreed ones.
+    """
+    for key in metrics:
+        if not METRIC_KEY.match(key):
+            raise UsageError(f"unknown metric key {key!r}", where="shared.logs.METRIC_KEY")
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

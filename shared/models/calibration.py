@@ -1,0 +1,174 @@
+"""Probabilities from stacker logits: Platt scaling per aspect, and when a protein counts as uncertain.
+
+Source: J. Platt, Probabilistic outputs for support vector machines, 1999: p = 1 / (1 + exp(-(a z + b))).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.models.features import FloatArray
+
+MIN_SLOPE = 0.05  # a calibration must keep the order of scores
+PRIOR_PAIRS = 1.0  # weight of the identity, in pairs: separable or empty data stay finite
+NEWTON_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Platt:
+    """p = sigmoid(a * logit + b); the default changes nothing."""
+
+    a: float = 1.0
+    b: float = 0.0
+
+    def probabilities(self, logits: npt.NDArray[np.floating]) -> FloatArray:
+        """Calibrated probabilities, same shape, float32."""
+        probabilities: FloatArray = _sigmoid(self.a * logits.astype(np.float64) + self.b).astype(np.float32)
+        return probabilities
+
+
+class LogitCounts:
+    """How often each float16 logit met a positive and a negative label: all that a calibration needs.
+
+    Logits are kept as float16, so at most 65,536 values occur: any number of pairs fits in this table,
+    and a fit on it equals the fit on the pairs.
+    """
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((2, 1 << 16), np.int64)
+
+    def add(self, logits: npt.NDArray[np.float16], labels: npt.NDArray[np.bool_]) -> None:
+        """Count a block of pairs; both arrays have the same shape."""
+        codes = np.ascontiguousarray(logits, np.float16).view(np.uint16).ravel().astype(np.int64)
+        flat = codes + (labels.ravel().astype(np.int64) << 16)
+        self._counts += np.bincount(flat, minlength=2 << 16).reshape(2, -1)
+
+    def table(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Logits that occurred, ascending, with their negatives and positives."""
+        seen = np.flatnonzero(self._counts.sum(axis=0))
+        logits = seen.astype(np.uint16).view(np.float16).astype(np.float64)
+        order = np.argsort(logits, kind="stable")
+        negative, positive = self._counts[:, seen[order]].astype(np.float64)
+        return logits[order], negative, positive
+
+
+def fit_platt(counts: LogitCounts) -> Platt:
+    """Most likely (a, b), by Newton's method; the identity where there is nothing to learn from."""
+    logits, negative, positive = counts.table()
+    if positive.sum() == 0 or negative.sum() == 0:
+        return Platt()
+    design = np.stack([logits, np.ones_like(logits)])
+    centre = np.array([1.0, 0.0])
+    theta = centre.copy()
+    best = _objective(theta, design, negative, positive)
+    for _ in range(NEWTON_STEPS):
+        p = _sigmoid(theta @ design)
+        total = negative + positive
+        gradient = design @ (total * p - positive) + PRIOR_PAIRS * (theta - centre)
+        hessian = (design * (total * p * (1 - p))) @ design.T + PRIOR_PAIRS * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        scale = 1.0
+        while scale > 1e-6 and (value := _objective(theta - scale * step, design, negative, positive)) > best:
+            scale /= 2
+        if scale <= 1e-6 or best - value <= 1e-10 * best:
+            break
+        theta, best = theta - scale * step, value
+    return Platt(max(MIN_SLOPE, float(theta[0])), float(theta[1]))
+
+
+def _objective(
+    theta: npt.NDArray[np.float64],
+    design: npt.NDArray[np.float64],
+    negative: npt.NDArray[np.float64],
+    positive: npt.NDArray[np.float64],
+) -> float:
+    z = theta @ design
+    centre = np.array([1.0, 0.0])
+    loss = positive @ np.logaddexp(0, -z) + negative @ np.logaddexp(0, z)
+    return float(loss + 0.5 * PRIOR_PAIRS * ((theta - centre) ** 2).sum())
+
+
+def log_loss(counts: LogitCounts, platt: Platt) -> float | None:
+    """Mean binary cross-entropy per pair, in nats; None without pairs."""
+    logits, negative, positive = counts.table()
+    pairs = negative.sum() + positive.sum()
+    z = platt.a * logits + platt.b
+    return float((positive @ np.logaddexp(0, -z) + negative @ np.logaddexp(0, z)) / pairs) if pairs else None
+
+
+def expected_calibration_error(counts: LogitCounts, platt: Platt, bins: int = 15) -> float | None:
+    """Mean |predicted - observed| over equal-width probability bins, weighted by pairs; None without pairs."""
+    logits, negative, positive = counts.table()
+    pairs = negative + positive
+    if pairs.sum() == 0:
+        return None
+    p = _sigmoid(platt.a * logits + platt.b)
+    bin_of = np.minimum((p * bins).astype(np.int64), bins - 1)
+    predicted = np.bincount(bin_of, p * pairs, bins)
+    observed = np.bincount(bin_of, positive, bins)
+    return float(np.abs(predicted - observed).sum() / pairs.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Platt scaling per aspect, and the top score below which an aspect's prediction is uncertain.
+
+    The aspect's root is left out of the top score: it is true of every annotated protein.
+    """
+
+    platt: Mapping[str, Platt]
+    low_conf_threshold: Mapping[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """`calibration` and `low_conf_threshold` as they stand in `models/stacker.json`."""
+        return {
+            "calibration": {aspect: {"a": platt.a, "b": platt.b} for aspect, platt in self.platt.items()},
+            "low_conf_threshold": dict(self.low_conf_threshold),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; other keys are ignored."""
+        platt = {aspect: Platt(float(v["a"]), float(v["b"])) for aspect, v in document["calibration"].items()}
+        return cls(platt, dict(document["low_conf_threshold"]))
+
+    def probabilities(self, logits: FloatArray, aspects: npt.NDArray[np.str_]) -> FloatArray:
+        """Calibrate logits [protein, term]; `aspects` names each column's aspect."""
+        result = np.empty(logits.shape, np.float32)
+        for aspect in np.unique(aspects):
+            columns = aspects == aspect
+            result[:, columns] = self.platt.get(str(aspect), Platt()).probabilities(logits[:, columns])
+        return result
+
+    def low_confidence(
+        self,
+        probabilities: FloatArray,
+        aspects: npt.NDArray[np.str_],
+        terms: npt.NDArray[np.str_],
+        roots: frozenset[str],
+    ) -> dict[str, npt.NDArray[np.bool_]]:
+        """Per aspect, which proteins [protein] have a top score below the aspect's threshold."""
+        uncertain = {}
+        for aspect, threshold in self.low_conf_threshold.items():
+            columns = (aspects == aspect) & ~np.isin(terms, sorted(roots))
+            top = top_scores(probabilities[:, columns])
+            uncertain[aspect] = np.zeros(len(top), bool) if threshold is None else top < threshold
+        return uncertain
+
+
+def top_scores(probabilities: npt.NDArray[np.floating]) -> FloatArray:
+    """Each protein's highest score [protein]; 0 where there are no terms."""
+    if probabilities.shape[1] == 0:
+        return np.zeros(probabilities.shape[0], np.float32)
+    highest: FloatArray = probabilities.max(axis=1).astype(np.float32)
+    return highest
+
+
+def _sigmoid(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = np.exp(-np.logaddexp(0, -z))
+    return result

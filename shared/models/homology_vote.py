@@ -1,0 +1,82 @@
+"""Homology vote: proteins that a sequence search found vote with their bit scores.
+
+score(term) = sum of the weights of the hits that have the term / sum of the weights of the hits that
+are annotated in the term's aspect, weight = bit score * identity ** power; the score of the CAFA-3
+re-evaluation by Zhang and Freddolino (PMC11262835), there with power 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from shared.errors import MissingInput
+from shared.models.features import Features, FloatArray, Hits, IntArray
+from shared.models.reference import Reference
+from shared.nn.transforms import row_blocks
+
+
+class HomologyVote:
+    """The vote over one reference. A protein without a useful hit gets the priors."""
+
+    kind: ClassVar[str] = "homology"
+    is_torch: ClassVar[bool] = False
+
+    def __init__(
+        self, reference: Reference, terms: tuple[str, ...], *, identity_power: float, prior_weight: float
+    ) -> None:
+        self.reference, self.terms = reference, terms
+        self.identity_power, self.prior_weight = identity_power, prior_weight
+
+    def logits(self, features: Features, rows: IntArray) -> FloatArray:
+        """Logits [len(rows), term]; every reference protein among the hits votes."""
+        return self._logits(features, rows, None)
+
+    def out_of_fold_logits(self, features: Features, rows: IntArray, folds: IntArray) -> FloatArray:
+        """As `logits`, without the votes of the query's own fold."""
+        return self._logits(features, rows, folds)
+
+    def weights(self, hits: Hits, rows: IntArray, folds: IntArray | None = None) -> sparse.csr_array:
+        """Votes float32 [len(rows), reference]; hits outside the reference, or of the query's fold, have none."""
+        counts = hits.indptr[rows + 1] - hits.indptr[rows]
+        query = np.repeat(np.arange(len(rows)), counts)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        chosen = np.repeat(hits.indptr[rows], counts) + within
+        position = self.reference.positions(hits.target[chosen])
+        keep = position >= 0
+        if folds is not None:
+            keep &= folds[rows[query]] != folds[hits.target[chosen]]
+        weight = hits.bits[chosen] * hits.fident[chosen] ** np.float32(self.identity_power)
+        shape = (len(rows), len(self.reference.rows))
+        return sparse.csr_array((weight[keep].astype(np.float32), (query[keep], position[keep])), shape=shape)
+
+    def _logits(self, features: Features, rows: IntArray, folds: IntArray | None) -> FloatArray:
+        if features.hits is None:
+            raise MissingInput(
+                "no homology search was made for these proteins",
+                where="the homology vote",
+                remedy="Search them against the reference first",
+            )
+        scores = np.empty((len(rows), len(self.terms)), np.float32)
+        for place, block in row_blocks(rows):
+            priors = None if folds is None else self.reference.priors_without_fold(folds[block], folds)
+            scores[place] = self.reference.vote(self.weights(features.hits, block, folds), priors, self.prior_weight)
+        return scores
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The reference's labels and priors."""
+        return self.reference.arrays()
+
+    def architecture(self) -> dict[str, Any]:
+        """Terms and the options of the vote."""
+        return {"terms": list(self.terms), "identity_power": self.identity_power, "prior_weight": self.prior_weight}
+
+    @classmethod
+    def restore(cls, architecture: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Rebuild from plain values."""
+        options = {name: float(architecture[name]) for name in ("identity_power", "prior_weight")}
+        return cls(Reference.restore(arrays), tuple(architecture["terms"]), **options)

@@ -1,0 +1,14 @@
+"""Every kind of fitted level-1 model, by the name that a bundle records."""
+
+from __future__ import annotations
+
+from shared.models.base import Level1Model
+from shared.models.homology_vote import HomologyVote
+from shared.models.knn import Knn
+from shared.models.logreg import Logreg
+from shared.nn.cnn import CnnModel
+from shared.nn.heads import MlpModel
+
+MEMBERS: dict[str, type[Level1Model]] = {
+    member.kind: member for member in (HomologyVote, Knn, Logreg, MlpModel, CnnModel)
+}

@@ -1,0 +1,98 @@
+"""Reference proteins with labels: what the homology vote and the KNN vote with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from shared.models.base import LOGIT_LIMIT, logit
+from shared.models.features import FloatArray, IntArray
+
+ASPECT_COUNT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Labelled reference proteins, in a row order of their own.
+
+    `rows[i]` is the train row of reference protein i. In the pipeline hits point at train rows, and a
+    fold is looked up by train row; whoever renumbers proteins (the bundle, whose hits point at its own
+    reference FASTA) writes the new numbers into `rows`, and changes nothing else.
+    """
+
+    rows: IntArray  # [reference], ascending
+    labels: sparse.csr_array  # 0/1 float32 [reference, term]
+    annotated: npt.NDArray[np.bool_]  # [reference, aspect]
+    aspects: npt.NDArray[np.int8]  # [term]
+    priors: FloatArray  # [term], shares among the reference proteins annotated in the term's aspect
+
+    def positions(self, rows: IntArray) -> IntArray:
+        """Where train rows are among the reference proteins; -1 where they are not."""
+        if not len(self.rows):
+            return np.full(len(rows), -1, np.int64)
+        place = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        found: IntArray = np.where(self.rows[place] == rows, place, -1).astype(np.int64)
+        return found
+
+    def priors_without_fold(self, query_folds: IntArray, folds: IntArray) -> FloatArray:
+        """Priors [query, term] of the reference proteins outside each query's fold; `folds` is by train row."""
+        own = folds[self.rows]
+        unique, which = np.unique(query_folds, return_inverse=True)
+        priors = np.empty((len(unique), len(self.aspects)), np.float32)
+        for place, fold in enumerate(unique):
+            others = (own != fold).astype(np.float64)
+            voters = others @ self.annotated
+            priors[place] = (others @ self.labels) / np.maximum(voters[self.aspects], 1.0)
+        return priors[which]
+
+    def vote(
+        self, weights: sparse.csr_array, priors: FloatArray | None = None, prior_weight: float = 0.0
+    ) -> FloatArray:
+        """Logits [query, term] of a weighted vote; `weights` is float32 [query, reference].
+
+        score(term) = (weight of the voters that have the term + prior_weight * prior) / (weight of the
+        voters annotated in the term's aspect + prior_weight). Without any such voter it is the prior.
+        `priors` [query, term] replace the reference's own.
+        """
+        base = self.priors if priors is None else priors
+        votes = (weights @ self.labels).toarray()
+        voters = (weights @ self.annotated.astype(np.float32))[:, self.aspects]
+        share = (votes + np.float32(prior_weight) * base) / np.maximum(
+            voters + np.float32(prior_weight), np.finfo(np.float32).tiny
+        )
+        limited: FloatArray = np.clip(logit(np.where(voters > 0, share, base)), -LOGIT_LIMIT, LOGIT_LIMIT).astype(
+            np.float32
+        )
+        return limited
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Every array by name, all starting with `reference.`."""
+        return {
+            "reference.rows": self.rows,
+            "reference.label_indptr": self.labels.indptr.astype(np.int64),
+            "reference.label_indices": self.labels.indices.astype(np.int32),
+            "reference.annotated": self.annotated,
+            "reference.aspects": self.aspects,
+            "reference.priors": self.priors,
+        }
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """The inverse of `arrays`."""
+        indices = arrays["reference.label_indices"]
+        shape = (len(arrays["reference.rows"]), len(arrays["reference.aspects"]))
+        labels = sparse.csr_array(
+            (np.ones(len(indices), np.float32), indices, arrays["reference.label_indptr"]), shape=shape
+        )
+        return cls(
+            arrays["reference.rows"],
+            labels,
+            arrays["reference.annotated"],
+            arrays["reference.aspects"],
+            arrays["reference.priors"],
+        )

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.xai_worker.cli import METHODS, build_parser
+from services.xai_worker.explainers import EXPLAINERS
+from shared.edge import main
+
+
+def test_the_methods_are_the_registered_ones() -> None:
+    assert tuple(EXPLAINERS) == METHODS
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["explain"], ["explain", "--from-manifest", "m", "--method", "guess"], ["explane"]]
+)
+def test_a_wrong_command_line_is_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(build_parser(), argv)
+    assert caught.value.code == 64
+    assert capsys.readouterr().out == ""
+
+
+def test_an_impossible_option_is_64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(build_parser(), ["explain", "--from-manifest", str(tmp_path / "m"), "--window", "2", "--quiet"]) == 64
+    assert "odd" in capsys.readouterr().err
+
+
+def test_a_missing_manifest_is_66_and_said_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(build_parser(), ["explain", "--from-manifest", str(tmp_path / "manifest.json"), "--quiet"]) == 66
+    printed = capsys.readouterr()
+    assert "manifest.json" in printed.err
+    assert printed.out == ""
+
+
+def test_a_manifest_that_is_none_is_80(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"manifest_version": "7.0"}))
+    assert main(build_parser(), ["explain", "--from-manifest", str(tmp_path / "manifest.json"), "--quiet"]) == 80
+    assert "7.0" in capsys.readouterr().err
+
+
+def test_the_schema_is_up_to_date() -> None:
+    assert main(build_parser(), ["schema", "--check"]) == 0

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.xai_worker.folder import published, read_complete, write_result
+from shared.errors import NotPermitted, TryAgain
+
+
+def fill(folder: Path, text: str = "hello") -> None:
+    (folder / "reports").mkdir()
+    (folder / "reports/P1.html").write_text(text)
+    write_result(folder, {"status": "complete"})
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    final = tmp_path / "xai/local-1"
+    with published(final) as staging:
+        fill(staging)
+        assert not final.exists()
+    result = read_complete(final)
+    assert result is not None
+    assert list(result["files"]) == ["reports/P1.html"]
+    assert [path.name for path in final.parent.iterdir()] == ["local-1"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), published(tmp_path / "local-1") as staging:
+        fill(staging)
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_processs_leftovers_are_cleared(tmp_path: Path) -> None:
+    leftover = tmp_path / ".local-1.partial"
+    (leftover / "reports").mkdir(parents=True)
+    (leftover / "explanations.jsonl").write_text("half")
+    with published(tmp_path / "local-1") as staging:
+        assert list(staging.iterdir()) == []
+        fill(staging)
+    assert not (tmp_path / "local-1/explanations.jsonl").exists()
+
+
+def test_two_processes_do_not_make_the_same_result(tmp_path: Path) -> None:
+    with published(tmp_path / "local-1") as staging:
+        with pytest.raises(TryAgain), published(tmp_path / "local-1"):
+            pass
+        fill(staging)
+    assert read_complete(tmp_path / "local-1") is not None
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "local-1")
+    with pytest.raises(NotPermitted), published(tmp_path / "local-1"):
+        pass
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "cut", "nonsense"])
+def test_a_damaged_folder_is_not_complete(tmp_path: Path, damage: str) -> None:
+    with published(tmp_path / "local-1") as staging:
+        fill(staging)
+    page, result = tmp_path / "local-1/reports/P1.html", tmp_path / "local-1/result.json"
+    {
+        "change": lambda: page.write_text("hullo"),
+        "remove": page.unlink,
+        "cut": lambda: result.write_bytes(result.read_bytes()[:-9]),
+        "nonsense": lambda: result.write_text("[]"),
+    }[damage]()
+    assert read_complete(tmp_path / "local-1") is None
