@@ -6,6 +6,7 @@ one. `{name}` stands for one path-safe word, so that one entry serves every leve
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -91,11 +92,12 @@ def _write_tsv_gz(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _write_tsv(path: Path, frame: pd.DataFrame) -> None:
-    frame.to_csv(path, sep="\t", index=False, lineterminator="\n")
+    # Never quoted, as on reading: a tab or a line end inside a field is the caller's mistake and fails.
+    frame.to_csv(path, sep="\t", index=False, lineterminator="\n", quoting=csv.QUOTE_NONE)
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
 
 
 def _count_lines(path: Path) -> int:

@@ -177,7 +177,7 @@ class Runner:
             f"{name}.{key}": resolve_input(path, self.config)
             for name, section in stage.settings(self.config).items()
             for key in section.input_files()
-            if (path := getattr(section, key)) is not None
+            if (path := getattr(section, key)) is not None and (stage.files is None or f"{name}.{key}" in stage.files)
         }
 
     def _digest_of_file(self, key: str, path: Path) -> str:

@@ -43,6 +43,7 @@ class Stage:
     inputs: Outputs
     outputs: Outputs
     sections: tuple[type[Section], ...] = ()
+    files: tuple[str, ...] | None = None  # config keys of the user's files it reads; None: all of its sections'
 
     def settings(self, config: Config) -> dict[str, Section]:
         """The declared sections, by their key in the config."""

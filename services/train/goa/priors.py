@@ -84,7 +84,7 @@ class Priors:
         size = len(self.terms)
         owner, label = _of_proteins(self._labels, proteins, size)
         labels = owner * size + label
-        specific = labels
+        specific = most_specific(owner, label, self._up, size)
         spoilt = np.isin(position * size + term, labels)
         spoilt[source[np.isin(position[source] * size + implied, specific)]] = True
         return spoilt

@@ -122,4 +122,5 @@ STAGE = Stage(
     inputs=always("parsed/train_seq.feather", "parsed/test_seq.feather"),
     outputs=always("external/entryid_text.tsv", "external/text_manifest.json"),
     sections=(DataConfig, TextConfig),
+    files=("data.text",),
 )

@@ -21,6 +21,7 @@ from services.train.goa.priors import PriorCounts, Priors, write_priors
 from services.train.stage import Stage, StageContext, always
 from shared.config import DataConfig, GoaConfig
 from shared.ontology import Ontology
+from shared.progress import Progress
 
 INPUTS = (
     "parsed/train_seq.feather",
@@ -76,7 +77,7 @@ def _annotations(
     return annotations
 
 
-def _advance_to(bar: Any, block: Block) -> None:
+def _advance_to(bar: Progress, block: Block) -> None:
     bar.advance(block.consumed - bar.done)
 
 
@@ -127,4 +128,5 @@ STAGE = Stage(
     inputs=always(*INPUTS),
     outputs=always(*OUTPUTS),
     sections=(DataConfig, GoaConfig),
+    files=("data.gaf",),
 )

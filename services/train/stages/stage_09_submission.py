@@ -38,7 +38,7 @@ BLOCK_ROWS = 1024
 BASELINES_NOTE = (
     "Every model scores the same proteins in the same way: calibration (the stacker's only), homology votes for terms "
     "outside its list, propagation, rounding, best terms. naive gives every protein each term's frequency among the "
-    "fit proteins. Validation proteins entered no fit."
+    "fit proteins annotated in its aspect. Validation proteins entered no fit."
 )
 
 
