@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -24,6 +25,7 @@ from shared.errors import CannotWrite, GowhyError, MissingInput
 Report = Callable[[str], None]
 
 REPORT_INTERVAL_S = 5.0
+FULL_BYTES = 64 << 10  # less than this left free counts as full
 TAIL_CHARACTERS = 4000
 BAR_WIDTH = 65  # characters of MMseqs2's progress bar
 _STEPS = {
@@ -115,7 +117,7 @@ class Mmseqs:
         finally:
             output.close()
         if status != 0:
-            raise _failure(module, status, watch.tail)
+            raise _failure(module, status, watch.tail, Path(arguments[0]).parent)
 
 
 class _Watch:
@@ -143,10 +145,12 @@ def _share(line: str) -> str:
     return f" {100 * line.count('=') // BAR_WIDTH} %" if line.startswith("[") and "]" not in line else ""
 
 
-def _failure(module: str, status: int, tail: str) -> GowhyError:
+def _failure(module: str, status: int, tail: str, folder: Path) -> GowhyError:
     where = f"mmseqs {module}"
-    if "No space left" in tail or "Not enough disk space" in tail:
-        return CannotWrite("no space left for the homology search", where=where, remedy="Free space, then run again")
+    # Most of its modules say no more than that a file could not be closed.
+    full = folder.is_dir() and shutil.disk_usage(folder).free < FULL_BYTES
+    if full or "No space left" in tail or "Not enough disk space" in tail:
+        return CannotWrite("the disk is full", where=where, remedy="Free space for the homology search, then run again")
     if status == -signal.SIGILL:
         return GowhyError("this processor cannot run the MMseqs2 binary", where=where, remedy="It needs AVX2 or SSE4.1")
     last = " | ".join(line for line in tail.splitlines()[-5:] if line.strip())

@@ -14,7 +14,13 @@ import numpy.typing as npt
 import torch
 
 from services.train.models.base import TrainingData
-from services.train.models.inputs import load_labels, load_splits, load_training_data
+from services.train.models.inputs import (
+    TRAINING_ARTEFACTS,
+    feature_artefacts,
+    load_labels,
+    load_splits,
+    load_training_data,
+)
 from services.train.models.reference import make_reference
 from services.train.models.saved import read_torch, record_path, weights_path
 from services.train.stage import StageContext
@@ -30,6 +36,7 @@ from shared.models.members import MEMBERS
 from shared.nn.transforms import row_blocks
 from shared.ontology import ASPECTS
 
+BUNDLE_SECTIONS = (BundleConfig, TransformConfig, Level1Config, HomologyConfig)
 STACKER_RECORD, STACKER_WEIGHTS = "models/stacker.json", "models/stacker.pth"
 ENCODERS = ("t5", "esm2")
 NO_TAXA = np.iinfo(np.int64).max  # a neighbour is near by its vectors
@@ -46,13 +53,23 @@ def bundle_inputs(config: Config) -> tuple[str, ...]:
         "features/text_vectorizer.json",
         *(f"features/encoder_{name}.json" for name in ENCODERS),
         "parsed/dataset_manifest.json",
+        *feature_artefacts("train"),
+        *TRAINING_ARTEFACTS,
     )
 
 
 def bundle_outputs(config: Config) -> tuple[str, ...]:
     """The bundle's files; the reference is one of them unless it is embedded."""
     reference = () if config.bundle.reference_storage == "full" else (reference_name(config.bundle),)
-    return (layout.MODEL, layout.METADATA, layout.MEMBERS_FILE, layout.ONTOLOGY, layout.FASTA, *reference, layout.MANIFEST)
+    return (
+        layout.MODEL,
+        layout.METADATA,
+        layout.MEMBERS_FILE,
+        layout.ONTOLOGY,
+        layout.FASTA,
+        *reference,
+        layout.MANIFEST,
+    )
 
 
 def reference_name(config: BundleConfig) -> str:
@@ -69,7 +86,7 @@ class Members:
     arrays: dict[str, npt.NDArray[Any]]
 
 
-def write_bundle(ctx: StageContext, outputs: tuple[str, ...]) -> None:
+def write_bundle(ctx: StageContext) -> None:
     """Write every file of the bundle; the manifest, which hashes the others, last."""
     config = ctx.settings(BundleConfig)
     stacker = ctx.read(STACKER_RECORD)
@@ -78,9 +95,14 @@ def write_bundle(ctx: StageContext, outputs: tuple[str, ...]) -> None:
     members = read_members(ctx)
     reference = make_knn_reference(data, splits.fit_rows, ctx.settings(TransformConfig), config)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in members.tensors.items()}
-    tensors |= {f"stacker/{name}": tensor for name, tensor in torch.load(ctx.read(STACKER_WEIGHTS), weights_only=True).items()}
+    tensors |= {
+        f"stacker/{name}": tensor for name, tensor in torch.load(ctx.read(STACKER_WEIGHTS), weights_only=True).items()
+    }
     if config.reference_storage == "full":
-        tensors |= {f"reference/{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in numeric(reference.arrays()).items()}
+        tensors |= {
+            f"reference/{name}": torch.from_numpy(np.ascontiguousarray(a))
+            for name, a in numeric(reference.arrays()).items()
+        }
     else:
         write_reference(ctx.output(reference_name(config)), reference)
     architecture = {"level1": members.architecture, "stacker": stacker, "reference": reference.architecture()}
@@ -90,7 +112,9 @@ def write_bundle(ctx: StageContext, outputs: tuple[str, ...]) -> None:
     ctx.write(layout.ONTOLOGY, ctx.read("parsed/ontology.json"))
     write_fasta(ctx.output(layout.FASTA), data)
     ctx.write(layout.METADATA, metadata(ctx, data, splits.fit_rows, stacker))
-    files = {name: {"sha256": sha256_file(ctx.output(name)), "size": ctx.output(name).stat().st_size} for name in outputs if name != layout.MANIFEST}
+    names = sorted(path for path in ctx.output_paths if path.startswith("model_") or path == layout.MODEL)
+    paths = {name: ctx.output(name) for name in names if name != layout.MANIFEST}
+    files = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in paths.items()}
     ctx.write(layout.MANIFEST, manifest(files, config, stacker, ctx))
 
 
@@ -113,11 +137,19 @@ def read_members(ctx: StageContext) -> Members:
 def make_knn_reference(data: TrainingData, rows: IntArray, transform: TransformConfig, config: BundleConfig) -> Knn:
     """The neighbours that `--knn-correction` asks: fit proteins, with their labels of the stacker's terms."""
     reference = make_reference(data, rows)
-    space = FeatureSpace.fit(data.features, reference.rows, version=transform.version, normalize=transform.normalize, min_taxon_proteins=NO_TAXA)
+    space = FeatureSpace.fit(
+        data.features,
+        reference.rows,
+        version=transform.version,
+        normalize=transform.normalize,
+        min_taxon_proteins=NO_TAXA,
+    )
     embeddings = np.zeros((len(reference.rows), space.width), np.float16)
     for place, block in row_blocks(reference.rows):
         embeddings[place] = Knn.embed(space, data.features, block)
-    return Knn(reference, embeddings, space, data.terms, neighbours=config.knn_neighbours, temperature=config.knn_temperature)
+    return Knn(
+        reference, embeddings, space, data.terms, neighbours=config.knn_neighbours, temperature=config.knn_temperature
+    )
 
 
 def numeric(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -158,7 +190,10 @@ def metadata(ctx: StageContext, data: TrainingData, rows: IntArray, stacker: dic
     config, counts = ctx.settings(BundleConfig), np.asarray(data.labels[rows].sum(axis=0)).ravel()
     return {
         "bundle_version": layout.BUNDLE_VERSION,
-        "terms": {aspect: [t for t, of in zip(stacker["terms"], stacker["aspects"], strict=True) if of == aspect] for aspect in ASPECTS},
+        "terms": {
+            aspect: [t for t, of in zip(stacker["terms"], stacker["aspects"], strict=True) if of == aspect]
+            for aspect in ASPECTS
+        },
         "features": {
             "ids": "accession",
             "dims": {name: int(array.shape[1]) for name, array in data.features.dense.items()},
@@ -167,8 +202,14 @@ def metadata(ctx: StageContext, data: TrainingData, rows: IntArray, stacker: dic
         },
         "encoders": {name: ctx.read(f"features/encoder_{name}.json") for name in ENCODERS},
         "level1_terms": ctx.read("features/level1_terms.json")["terms"],
-        "targets": {"proteins": len(rows), "positives": dict(zip(stacker["terms"], counts.astype(int).tolist(), strict=True))},
-        "scaling": {**ctx.settings(TransformConfig).model_dump(mode="json"), "fitted_values": "mean.* and std.* arrays of each member"},
+        "targets": {
+            "proteins": len(rows),
+            "positives": dict(zip(stacker["terms"], counts.astype(int).tolist(), strict=True)),
+        },
+        "scaling": {
+            **ctx.settings(TransformConfig).model_dump(mode="json"),
+            "fitted_values": "mean.* and std.* arrays of each member",
+        },
         "calibration": stacker["calibration"],
         "low_conf_threshold": stacker["low_conf_threshold"],
         "roots": stacker["roots"],

@@ -152,8 +152,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     else:
         if arguments.truth is None or arguments.obo is None:
             raise UsageError("--pred needs --truth and --obo")
-        files = {"pred": arguments.pred, "truth": arguments.truth, "obo": arguments.obo, "ia": arguments.ia}
-    metrics = evaluate_files(**files, propagation=arguments.propagation)
+        files = arguments.pred, arguments.truth, arguments.obo, arguments.ia
+    metrics = evaluate_files(*files, propagation=arguments.propagation)
     if arguments.json:
         print(json.dumps(metrics))
     else:

@@ -40,7 +40,9 @@ def predict_file(arguments: argparse.Namespace) -> dict[str, Any]:
         print("warning: the bundle has no manifest; nothing vouches for its files", file=sys.stderr)
     scores = model.predict(proteins, arguments.knn_correction, arguments.reference, arguments.threads)
     rows = write_predictions(arguments.out, proteins, scores, model)
-    write_json(arguments.out.with_name(arguments.out.name + ".run.json"), run_record(arguments, model, len(proteins.ids), rows))
+    write_json(
+        arguments.out.with_name(arguments.out.name + ".run.json"), run_record(arguments, model, len(proteins.ids), rows)
+    )
     return {"out": str(arguments.out), "proteins": len(proteins.ids), "rows": rows, "model": model.sha256}
 
 
@@ -48,7 +50,9 @@ def write_predictions(path: Path, proteins: Proteins, scores: sparse.csr_array, 
     """Write scores in the submission's format; returns the number of rows."""
     options = SubmissionConfig.model_validate(model.metadata["submission"])
     with atomic_path(path) as temporary:
-        return write_submission(temporary, [(proteins.ids, submitted(scores, options))], model.ontology, options.significant_figures)
+        return write_submission(
+            temporary, [(proteins.ids, submitted(scores, options))], model.ontology, options.significant_figures
+        )
 
 
 def read_proteins(fasta: Path, texts: Mapping[str, str] | None, taxa: Mapping[str, str] | None) -> Proteins:
@@ -61,7 +65,9 @@ def read_proteins(fasta: Path, texts: Mapping[str, str] | None, taxa: Mapping[st
     first: dict[str, int] = {}
     for record in records:
         if record.id in first:
-            raise DataError(f"duplicate id {record.id}, first at line {first[record.id]}", where=f"{fasta}:{record.line}")
+            raise DataError(
+                f"duplicate id {record.id}, first at line {first[record.id]}", where=f"{fasta}:{record.line}"
+            )
         first[record.id] = record.line
     try:
         numbers = [int((taxa or {}).get(record.id, record.taxon or 0)) for record in records]
@@ -96,5 +102,10 @@ def run_record(arguments: argparse.Namespace, model: TrainedModel, proteins: int
         "model_sha256": model.sha256,
         "output_path": str(arguments.out),
         "device_request": arguments.device,
-        "metadata": {"proteins": proteins, "rows": rows, "knn_correction": arguments.knn_correction, "numpy": np.__version__},
+        "metadata": {
+            "proteins": proteins,
+            "rows": rows,
+            "knn_correction": arguments.knn_correction,
+            "numpy": np.__version__,
+        },
     }

@@ -108,8 +108,8 @@ def point_latest(run_folder: Path) -> None:
     temporary.replace(link)
 
 
-def evaluation_inputs(manifest_path: Path) -> dict[str, Path | None]:
-    """The files that `evaluate --from-manifest` compares.
+def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path | None]:
+    """The files that `evaluate --from-manifest` compares: predictions, truth, ontology, information accretion.
 
     Raises:
         MissingInput: the run had no test truth.
@@ -120,9 +120,5 @@ def evaluation_inputs(manifest_path: Path) -> dict[str, Path | None]:
     data = config.data
     if data.test_terms is None or data.obo is None:
         raise MissingInput("the run has no test truth", where=str(manifest_path), remedy="Give data.test_terms, or use --pred and --truth")
-    return {
-        "pred": folder / "submission.tsv",
-        "truth": resolve_input(data.test_terms, config),
-        "obo": resolve_input(data.obo, config),
-        "ia": resolve_input(data.ia, config) if data.ia is not None else None,
-    }
+    ia = resolve_input(data.ia, config) if data.ia is not None else None
+    return folder / "submission.tsv", resolve_input(data.test_terms, config), resolve_input(data.obo, config), ia

@@ -107,6 +107,7 @@ def validate_submission(
     expected = iter(ids)
     proteins = rows = 0
     seen: set[int] = set()
+    known: dict[str, float] = {}
     for protein, group in groupby(_lines(path), key=lambda line: line[1][0]):
         lines = list(group)
         where = f"{path}:{lines[0][0]}"
@@ -114,7 +115,7 @@ def validate_submission(
         if protein != wanted:
             found = f"{protein} where {wanted} should be" if wanted else f"{protein} after the last test protein"
             raise DataError(found, where=where, remedy="A submission has every test protein once, in test order")
-        scores = _protein_scores(path, lines, ontology, max_terms)
+        scores = _protein_scores(path, lines, ontology, max_terms, known)
         seen.update(scores)
         proteins += 1
         rows += len(lines)
@@ -127,7 +128,7 @@ def _lines(path: Path) -> Iterator[Line]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for number, line in enumerate(file, 1):
-                fields = line.removesuffix("\n").split("\t")
+                fields = line[:-1].split("\t")
                 if len(fields) != 3 or not line.endswith("\n"):
                     raise DataError("not three columns and a line end", where=f"{path}:{number}")
                 yield number, fields
@@ -137,8 +138,10 @@ def _lines(path: Path) -> Iterator[Line]:
         raise DataError(f"not UTF-8 text: {error.reason}", where=str(path)) from error
 
 
-def _protein_scores(path: Path, lines: Sequence[Line], ontology: Ontology, max_terms: int) -> dict[int, float]:
-    """Term -> score of one protein, checked."""
+def _protein_scores(
+    path: Path, lines: Sequence[Line], ontology: Ontology, max_terms: int, known: dict[str, float]
+) -> dict[int, float]:
+    """Term -> score of one protein, checked. `known` holds the scores that were checked before, by their text."""
     if len(lines) > max_terms:
         what = f"{len(lines)} terms for {lines[0][1][0]}, at most {max_terms} are allowed"
         raise DataError(what, where=f"{path}:{lines[max_terms][0]}")
@@ -148,16 +151,16 @@ def _protein_scores(path: Path, lines: Sequence[Line], ontology: Ontology, max_t
         if index is None or index in scores:
             problem = "is not a live term of the ontology" if index is None else "stands twice"
             raise DataError(f"{term} {problem}", where=f"{path}:{number}")
-        scores[index] = _checked_score(text, f"{path}:{number}")
-    for (number, (_protein, term, text)), index in zip(lines, scores, strict=True):
+        value = known.get(text)
+        if value is None:
+            value = known[text] = _checked_score(text, f"{path}:{number}")
+        scores[index] = value
+    for place, (index, value) in enumerate(scores.items()):
         for parent in ontology.parents[index]:
-            if scores.get(parent, 0.0) < scores[index]:
-                below = (
-                    f"{ontology.terms[parent]} scores {scores[parent]}"
-                    if parent in scores
-                    else f"{ontology.terms[parent]} is missing"
-                )
-                raise DataError(f"{term} scores {text} and its parent {below}", where=f"{path}:{number}")
+            if scores.get(parent, 0.0) < value:
+                below = f"scores {scores[parent]}" if parent in scores else "is missing"
+                what = f"{ontology.terms[index]} scores {value} and its parent {ontology.terms[parent]} {below}"
+                raise DataError(what, where=f"{path}:{lines[place][0]}")
     return scores
 
 

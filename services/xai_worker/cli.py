@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from shared import env
-from shared.atomic import write_bytes
 from shared.edge import Parser
-from shared.errors import IntegrityError
 from shared.progress import set_quiet
 
 METHODS = ("occlusion", "integrated_gradients", "stacker_parts")
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def build_parser() -> Parser:
@@ -23,7 +20,6 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m services.xai_worker", description="Explain why GO terms were predicted.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     _add_explain(verbs)
-    _add_schema(verbs)
     return parser
 
 
@@ -67,18 +63,12 @@ def _add_explain(verbs: Any) -> None:
         help="TSV accession, term, position: measure the explanations against known sites",
     )
     verb.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    verb.add_argument("--threads", type=int, help="default: as many as the run used")
+    verb.add_argument("--threads", type=int, default=1, help="default: 1; single proteins are too small to share")
     verb.add_argument("--env-policy", choices=env.POLICIES, help="default: GOWHY_ENV_POLICY, else warn")
     verb.add_argument("--force", action="store_true", help="go on in spite of --env-policy strict; recorded")
     verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
     verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
     verb.set_defaults(command=explain)
-
-
-def _add_schema(verbs: Any) -> None:
-    verb = verbs.add_parser("schema", help="write schema/explanation.v1.json from the models; --check compares")
-    verb.add_argument("--check", action="store_true")
-    verb.set_defaults(command=schema)
 
 
 def explain(arguments: argparse.Namespace) -> int:
@@ -108,18 +98,4 @@ def explain(arguments: argparse.Namespace) -> int:
         print(outcome.folder)
         if outcome.localisation:
             print(f"localisation: {outcome.localisation}")
-    return 0
-
-
-def schema(arguments: argparse.Namespace) -> int:
-    """`schema`: regenerate the committed JSON Schema, or say that it drifted."""
-    from services.xai_worker.result import SCHEMA_PATH, schema_bytes  # noqa: PLC0415
-
-    path, wanted = REPOSITORY / SCHEMA_PATH, schema_bytes()
-    if not arguments.check:
-        write_bytes(path, wanted)
-    elif not path.is_file() or path.read_bytes() != wanted:
-        raise IntegrityError(
-            f"{SCHEMA_PATH} is not what the models say", remedy="Run python -m services.xai_worker schema"
-        )
     return 0

@@ -6,7 +6,6 @@ result of the same request is given back as it is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from shared.models.trained import TrainedModel
 from shared.nn.device import resolve_device
 from shared.progress import progress
 
-XAI, LOGS = "xai", "logs"
+XAI, LOGS = "xai", "logs/xai"  # below the run folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +47,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and how a job computes. `threads` is None for the run's own number."""
+    """Where and how a job computes. One thread is fastest: threads inside an operator on one protein wait for each other."""
 
     env_lock: EnvLock
     device: str = "auto"
-    threads: int | None = None
+    threads: int = 1
     quiet: bool = False
 
 
@@ -96,9 +95,9 @@ def explain_manifest(
         ontology_version=run.ontology.version,
         env_lock=machine.env_lock,
         device=device,
-        threads=machine.threads or _threads_of(manifest_path.parent / manifest.config_resolved_path),
+        threads=machine.threads,
     )
-    log = Logger(folder / LOGS, quiet=machine.quiet)
+    log = Logger(manifest_path.parent / LOGS, quiet=machine.quiet)
     return explain(Job(run, model, request, log), provenance, folder, sites=known)
 
 
@@ -131,11 +130,12 @@ def explain(job: Job, provenance: Provenance, folder: Path, *, sites: Sites | No
                     if measured is not None and isinstance(made, ResidueExplanation):
                         measured.add(made)
                 bar.advance()
-            said = None if measured is None else headline(measured.summary())
-            files.finish(said)
+            summary = None if measured is None else measured.summary()
+            files.finish(summary)
             counted = _counts(files.rows)
-        if measured is not None:
-            write_json(staging / LOCALISATION, measured.summary())
+        if summary is not None:
+            write_json(staging / LOCALISATION, summary)
+        said = None if summary is None else headline(summary)
         write_result(staging, _result(job, provenance, counted, said))
     result = read_complete(final)
     assert result is not None, "a published folder is complete"  # noqa: S101
@@ -196,7 +196,3 @@ def _canonical(sites: Sites, run: StoredRun) -> dict[tuple[str, str], frozenset[
         key = (protein, run.ontology.resolve(term) or term)
         found[key] = found.get(key, frozenset()) | positions
     return found
-
-
-def _threads_of(config_resolved: Path) -> int:
-    return int(json.loads(config_resolved.read_bytes())["threads"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -49,7 +49,7 @@ class JobFiles:
             self.rows.append(IndexRow(explanation, page))
         (self.folder / page).write_text(render_report(explanations, sequence, self.provenance), encoding="utf-8")
 
-    def finish(self, localisation: str | None) -> None:
+    def finish(self, localisation: Mapping[str, Any] | None) -> None:
         """Write the index."""
         index = render_index(self.rows, self.provenance, localisation)
         (self.folder / INDEX).write_text(index, encoding="utf-8")

@@ -1,7 +1,7 @@
 """One explanation as a document: what is written, line by line, to explanations.jsonl.
 
 The JSON Schema in `schema/explanation.v1.json` is generated from these models; a test fails when the
-two drift. `python -m services.xai_worker schema` writes it again.
+two drift. `python -m schema` writes it again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from services.xai_worker.explainers.stacker_parts import Relation
 
 SCHEMA_VERSION = "1.0"
-SCHEMA_PATH = "schema/explanation.v1.json"
 SIGNIFICANT_DIGITS = 6
 TOP_RESIDUES = 10
 DISCLAIMER = (
@@ -164,20 +163,6 @@ def json_line(explanation: ResidueExplanation | ChannelExplanation) -> bytes:
     return (
         json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
     )
-
-
-def schema_document() -> dict[str, Any]:
-    """JSON Schema (2020-12) of one line of explanations.jsonl."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "gowhy explanation",
-        **EXPLANATION.json_schema(),
-    }
-
-
-def schema_bytes() -> bytes:
-    """The schema as committed."""
-    return json.dumps(schema_document(), indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def _known(value: float | None) -> float:

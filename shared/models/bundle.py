@@ -1,12 +1,12 @@
 """The model bundle: file names, and reading it without believing it.
 
-    model_manifest.json   relative paths, sha256 and size of every other file
-    model.pth             {"architecture": plain values, "state": name -> tensor}; weights_only
-    model_metadata.json   term index, feature specification, encoders, calibration, training record
-    model_members.npz     arrays of the members that are not torch
-    model_ontology.json   the GO graph that scores are propagated over
-    model_reference.fasta sequences that the homology vote searches, in train row order
-    model_reference.npz   KNN reference (or .npz.gz; or inside model.pth with storage `full`)
+model_manifest.json   relative paths, sha256 and size of every other file
+model.pth             {"architecture": plain values, "state": name -> tensor}; weights_only
+model_metadata.json   term index, feature specification, encoders, calibration, training record
+model_members.npz     arrays of the members that are not torch
+model_ontology.json   the GO graph that scores are propagated over
+model_reference.fasta sequences that the homology vote searches, in train row order
+model_reference.npz   KNN reference (or .npz.gz; or inside model.pth with storage `full`)
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class BundleFiles:
         """
         path = self.folder / name
         if not path.is_file():
-            raise MissingInput(f"the bundle has no {name}", where=str(self.folder), remedy="Copy it beside the manifest")
+            raise MissingInput(
+                f"the bundle has no {name}", where=str(self.folder), remedy="Copy it beside the manifest"
+            )
         if self.digests is not None:
             expected = self.digests.get(name)
             found = sha256_file(path)
@@ -78,7 +80,11 @@ def find_bundle(path: Path) -> BundleFiles:
         NotPermitted: a pickle, or a manifest that points outside its folder.
     """
     if path.name.endswith(PICKLES):
-        raise NotPermitted(f"{path.name} is a pickle and can run code", where=str(path), remedy="Use a bundle: model_manifest.json beside model.pth")
+        raise NotPermitted(
+            f"{path.name} is a pickle and can run code",
+            where=str(path),
+            remedy="Use a bundle: model_manifest.json beside model.pth",
+        )
     if path.is_dir():
         path = path / MANIFEST
     if path.suffix == ".json":

@@ -64,9 +64,9 @@ def own_scores(
     columns = term_columns(terms, ontology)
     if logits.ndim != 2 or logits.shape[1] != len(terms):
         raise DataError(f"logits of shape {logits.shape} for {len(terms)} terms")
-    probabilities = _calibrated(logits, ontology.aspects[columns], calibration)
-    if np.isnan(probabilities).any():
+    if np.isnan(logits).any():
         raise DataError("a logit is not a number")
+    probabilities = _calibrated(logits, ontology.aspects[columns], calibration)
     order = np.argsort(columns)
     row, place = np.nonzero(probabilities[:, order] > floor)
     values = probabilities[row, order[place]]

@@ -65,7 +65,14 @@ class TrainedModel:
         sha256: of the bundle's manifest, the model's identity; None for a bundle without one.
     """
 
-    def __init__(self, files: BundleFiles, metadata: dict[str, Any], architecture: dict[str, Any], state: dict[str, Any], device: str) -> None:
+    def __init__(
+        self,
+        files: BundleFiles,
+        metadata: dict[str, Any],
+        architecture: dict[str, Any],
+        state: dict[str, Any],
+        device: str,
+    ) -> None:
         self.files, self.metadata, self.sha256, self.device = files, metadata, files.sha256, device
         self._architecture, self._state = architecture, state
         arrays = as_arrays({n: t for n, t in state.items() if n.startswith("level1/")})
@@ -97,7 +104,11 @@ class TrainedModel:
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
         """Sequence encoders by modality; loaded on first use."""
-        return {name: load_encoder(record, self.device) for name, record in self.metadata["encoders"].items() if not record.get("absent")}
+        return {
+            name: load_encoder(record, self.device)
+            for name, record in self.metadata["encoders"].items()
+            if not record.get("absent")
+        }
 
     @cached_property
     def tfidf(self) -> Tfidf:
@@ -113,7 +124,9 @@ class TrainedModel:
     def features(self, proteins: Proteins, threads: int = 1) -> Features:
         """Embed, vectorise and search; vectors pass through float16, the precision in which a run keeps them."""
         dims: Mapping[str, int] = self.metadata["features"]["dims"]
-        dense: dict[str, npt.NDArray[np.floating]] = {name: np.zeros((len(proteins.ids), dim), np.float16) for name, dim in dims.items()}
+        dense: dict[str, npt.NDArray[np.floating]] = {
+            name: np.zeros((len(proteins.ids), dim), np.float16) for name, dim in dims.items()
+        }
         for name, encoder in self.encoders.items():
             dense[name] = encoder.embed(proteins.sequences).astype(np.float16)
         if proteins.texts is not None and dims.get("text"):
@@ -142,16 +155,23 @@ class TrainedModel:
         rows = np.arange(len(features))
         result = {}
         for name, members in self.level1.items():
-            kept = [np.clip(member.logits(features, rows), -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16) for member in members]
+            kept = [
+                np.clip(member.logits(features, rows), -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16)
+                for member in members
+            ]
             mean = np.mean([values.astype(np.float32) for values in kept], axis=0, dtype=np.float32)
             result[name] = np.clip(mean, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16)
         return result
 
-    def stacker_logits(self, features: Features, goa: Mapping[str, sparse.csr_array] | None = None) -> npt.NDArray[np.float16]:
+    def stacker_logits(
+        self, features: Features, goa: Mapping[str, sparse.csr_array] | None = None
+    ) -> npt.NDArray[np.float16]:
         """Logits [protein, stacker term] as a run keeps them; `goa` as in `StackerEnsemble.logits`."""
         return self.stacker.logits(self.level1_logits(features), goa).astype(np.float16)
 
-    def predict(self, proteins: Proteins, knn_correction: KnnCorrection = "off", reference: Path | None = None, threads: int = 1) -> sparse.csr_array:
+    def predict(
+        self, proteins: Proteins, knn_correction: KnnCorrection = "off", reference: Path | None = None, threads: int = 1
+    ) -> sparse.csr_array:
         """Scores in (0, 1], float32 CSR [protein, ontology term], consistent over the GO graph.
 
         Args:
@@ -173,7 +193,13 @@ class TrainedModel:
             return sparse.csr_array((0, len(self.ontology.terms)), dtype=np.float32)
         return sparse.csr_array(sparse.vstack(blocks, format="csr"))
 
-    def score(self, features: Features, logits: npt.NDArray[np.floating], knn_correction: KnnCorrection, neighbours: Knn | None) -> sparse.csr_array:
+    def score(
+        self,
+        features: Features,
+        logits: npt.NDArray[np.floating],
+        knn_correction: KnnCorrection,
+        neighbours: Knn | None,
+    ) -> sparse.csr_array:
         """From stacker logits to final scores: correction, rare terms, calibration, propagation."""
         corrected = np.asarray(logits, np.float32)
         if neighbours is not None:
@@ -217,21 +243,31 @@ class TrainedModel:
         else:
             name = self.metadata["reference_path"]
             if not (self.files.folder / name).is_file():
-                raise MissingInput(f"the KNN reference {name} is not in the bundle", where=str(self.files.folder), remedy="Copy it there, give --reference PATH, or use --knn-correction off")
+                raise MissingInput(
+                    f"the KNN reference {name} is not in the bundle",
+                    where=str(self.files.folder),
+                    remedy="Copy it there, give --reference PATH, or use --knn-correction off",
+                )
             arrays = read_npz(self.files.path(name))
         return Knn.restore(self._architecture["reference"], arrays)
 
     def _corrected(self, features: Features, logits: FloatArray, neighbours: Knn, *, everywhere: bool) -> FloatArray:
-        """p <- (1 - lambda) p + lambda * vote, on calibrated scores, and back to the stacker's logit scale."""
+        """P <- (1 - lambda) p + lambda * vote, on calibrated scores, and back to the stacker's logit scale."""
         aspects = np.asarray(self.stacker.layout.aspects, dtype=np.str_)
         scores = self.calibration.probabilities(logits, aspects).astype(np.float64)
-        unsure = self.calibration.low_confidence(scores.astype(np.float32), aspects, np.asarray(self.terms, dtype=np.str_), frozenset(self.metadata["roots"]))
+        unsure = self.calibration.low_confidence(
+            scores.astype(np.float32), aspects, np.asarray(self.terms, dtype=np.str_), frozenset(self.metadata["roots"])
+        )
         votes = 1.0 / (1.0 + np.exp(-neighbours.logits(features, np.arange(len(features))).astype(np.float64)))
         weight = float(self.metadata["knn_lambda"])
         result = logits.copy()
         for aspect, platt in self.calibration.platt.items():
             columns = np.flatnonzero(aspects == aspect)
-            rows = np.arange(len(logits)) if everywhere else np.flatnonzero(unsure.get(aspect, np.zeros(len(logits), bool)))
+            rows = (
+                np.arange(len(logits))
+                if everywhere
+                else np.flatnonzero(unsure.get(aspect, np.zeros(len(logits), bool)))
+            )
             if not len(rows) or not len(columns):
                 continue
             place = np.ix_(rows, columns)
@@ -247,10 +283,15 @@ def restore_members(name: str, record: Mapping[str, Any], arrays: Mapping[str, n
         IntegrityError: an unknown kind, or arrays that do not fit.
     """
     if record["kind"] not in MEMBERS:
-        raise IntegrityError(f"unknown kind {record['kind']!r} of {name}; known: {', '.join(MEMBERS)}", where=layout.MODEL)
+        raise IntegrityError(
+            f"unknown kind {record['kind']!r} of {name}; known: {', '.join(MEMBERS)}", where=layout.MODEL
+        )
     parts = sorted(record["parts"], key=lambda part: (not part.isdigit(), int(part) if part.isdigit() else 0))
     try:
-        return [MEMBERS[record["kind"]].restore(record["parts"][part], under(arrays, f"level1/{name}/{part}/")) for part in parts]
+        return [
+            MEMBERS[record["kind"]].restore(record["parts"][part], under(arrays, f"level1/{name}/{part}/"))
+            for part in parts
+        ]
     except (KeyError, RuntimeError, ValueError) as error:
         raise IntegrityError(f"{name} cannot be rebuilt: {error}", where=layout.MODEL) from error
 
@@ -265,7 +306,11 @@ def check_reference(path: Path, sha256: str | None) -> None:
         raise MissingInput(f"no reference {path}", where="--reference")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 is None or found != sha256.lower():
-        raise IntegrityError(f"{path}: found sha256 {found}, expected {sha256}", where="--reference", remedy="Give the right --reference-sha256")
+        raise IntegrityError(
+            f"{path}: found sha256 {found}, expected {sha256}",
+            where="--reference",
+            remedy="Give the right --reference-sha256",
+        )
 
 
 def _slice(proteins: Proteins, part: slice) -> Proteins:

@@ -52,12 +52,17 @@ class Neighbours(nn.Module):
 
     def highest(self, signal: torch.Tensor) -> torch.Tensor:
         """Maximum of the neighbours' values; signal and result are [term, columns]."""
-        if signal.device.type == "cpu":
-            # 25 times faster than gathering (1000 terms, 512 columns), but there is no CUDA kernel.
-            highest: torch.Tensor = torch.sparse.mm(self.selecting, signal, "amax")
-            return highest
-        start = torch.zeros_like(signal)
-        return start.index_reduce(0, self.receiver, signal[self.sender], "amax", include_self=False)
+        if signal.device.type != "cpu":
+            return self.gathered_highest(signal)
+        # 25 times faster than gathering (1000 terms, 512 columns), but torch has it for the CPU only.
+        highest: torch.Tensor = torch.sparse.mm(self.selecting, signal, "amax")
+        return highest
+
+    def gathered_highest(self, signal: torch.Tensor) -> torch.Tensor:
+        """The same as `highest`, on any device."""
+        sent = signal[self.sender]
+        receivers = self.receiver[:, None].expand_as(sent)
+        return torch.zeros_like(signal).scatter_reduce(0, receivers, sent, "amax", include_self=False)
 
 
 class TermGraph(nn.Module):

@@ -23,7 +23,11 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]
         document = torch.load(path, map_location="cpu", weights_only=True)
         architecture, state = document["architecture"], document["state"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
-        raise IntegrityError(f"not a model file: {str(error).splitlines()[0]}", where=str(path), remedy="It must come from gowhy's bundle writer") from error
+        raise IntegrityError(
+            f"not a model file: {str(error).splitlines()[0]}",
+            where=str(path),
+            remedy="It must come from gowhy's bundle writer",
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise IntegrityError("the state holds something other than tensors", where=str(path))
     return architecture, state

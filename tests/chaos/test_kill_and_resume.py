@@ -19,7 +19,9 @@ SEED = int(os.environ.get("GOWHY_CHAOS_SEED", "1"))
 
 def finished_stages(run_folder: Path) -> Counter[str]:
     """How often each stage ran to its end."""
-    return Counter(str(e["message"]).split("] ")[1].split(":")[0] for e in events(run_folder) if ": done in" in str(e["message"]))
+    return Counter(
+        str(e["message"]).split("] ")[1].split(":")[0] for e in events(run_folder) if ": done in" in str(e["message"])
+    )
 
 
 def test_random_kills_change_no_byte_and_repeat_no_finished_stage(tmp_path) -> None:
@@ -42,7 +44,9 @@ def test_random_kills_change_no_byte_and_repeat_no_finished_stage(tmp_path) -> N
             process.wait()
         check_ends_the_same(folder, expected)
         runs += 1
-    print(f"kills {kills}, runs {runs}, undisturbed run {duration:.0f} s: every output identical, no finished stage repeated")
+    print(
+        f"kills {kills}, runs {runs}, undisturbed run {duration:.0f} s: every output identical, no finished stage repeated"
+    )
 
 
 def check_ends_the_same(folder: Path, expected: dict[str, str]) -> None:

@@ -90,7 +90,9 @@ class EncoderContract:
         direction = gradient / gradient.norm()
         step = 1e-2 * embedded.detach().norm(dim=-1).mean()
         with torch.no_grad():
-            ahead, behind = (encoder.forward_embedded(embedded + sign * step * direction)[0] @ weights for sign in (1, -1))
+            ahead, behind = (
+                encoder.forward_embedded(embedded + sign * step * direction)[0] @ weights for sign in (1, -1)
+            )
         assert float((ahead - behind) / (2 * step)) == pytest.approx(float(gradient.norm()), rel=2e-2)
 
     def test_mean_residue_is_the_mean_of_the_twenty(self, encoder: Encoder) -> None:

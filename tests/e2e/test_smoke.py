@@ -31,7 +31,19 @@ def out(tmp_path_factory) -> Path:
 def explained(out) -> Path:
     """Its explanations' folder."""
     sites = next((out / "cache").rglob("truth_sites.tsv"))
-    done = run([sys.executable, "-m", "services.xai_worker", "explain", "--from-manifest", str(out / "smoke/manifest.json"), "--sites", str(sites), "--json"])
+    done = run(
+        [
+            sys.executable,
+            "-m",
+            "services.xai_worker",
+            "explain",
+            "--from-manifest",
+            str(out / "smoke/manifest.json"),
+            "--sites",
+            str(sites),
+            "--json",
+        ]
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return next((out / "smoke/xai").iterdir())
 
@@ -40,7 +52,10 @@ def figures(out: Path, explained: Path) -> dict[str, float]:
     """The numbers that are held to golden ranges."""
     metrics = json.loads((out / "smoke/metrics.json").read_bytes())
     localisation = json.loads((explained / "localisation.json").read_bytes())
-    found = {f"test/{key}": metrics["test"]["gcn"][key] for key in ("fmax/MF", "fmax/BP", "fmax/CC", "fmax_w/MF", "fmax_w/BP", "fmax_w/CC")}
+    found = {
+        f"test/{key}": metrics["test"]["gcn"][key]
+        for key in ("fmax/MF", "fmax/BP", "fmax/CC", "fmax_w/MF", "fmax_w/BP", "fmax_w/CC")
+    }
     return {**found, "explained/map_over_prevalence": localisation["map"] / localisation["prevalence"]}
 
 
@@ -48,7 +63,9 @@ def test_every_number_is_in_its_golden_range(out, explained) -> None:
     golden = json.loads(GOLDEN.read_bytes())
     found = figures(out, explained)
     assert set(found) == set(golden)
-    outside = {name: (value, golden[name]) for name, value in found.items() if not golden[name][0] <= value <= golden[name][1]}
+    outside = {
+        name: (value, golden[name]) for name, value in found.items() if not golden[name][0] <= value <= golden[name][1]
+    }
     assert not outside
 
 
@@ -83,8 +100,25 @@ def test_predict_gives_the_scores_of_the_run(out, tmp_path) -> None:
     text = pd.read_csv(out / "smoke/external/entryid_text.tsv", sep="\t")
     text[text["EntryID"].isin(test["id"])].to_csv(tmp_path / "text.tsv", sep="\t", index=False)
     taxa.to_csv(tmp_path / "taxa.tsv", sep="\t", index=False, header=False)
-    (tmp_path / "test.fasta").write_text("".join(f">{i}\n{s}\n" for i, s in zip(test["id"], test["sequence"], strict=True)))
-    command = [sys.executable, "-m", "services.train", "predict", "--model", str(out / "smoke/manifest.json"), "--fasta", str(tmp_path / "test.fasta"), "--out", str(tmp_path / "p.tsv"), "--text", str(tmp_path / "text.tsv"), "--taxonomy", str(tmp_path / "taxa.tsv")]
+    (tmp_path / "test.fasta").write_text(
+        "".join(f">{i}\n{s}\n" for i, s in zip(test["id"], test["sequence"], strict=True))
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "services.train",
+        "predict",
+        "--model",
+        str(out / "smoke/manifest.json"),
+        "--fasta",
+        str(tmp_path / "test.fasta"),
+        "--out",
+        str(tmp_path / "p.tsv"),
+        "--text",
+        str(tmp_path / "text.tsv"),
+        "--taxonomy",
+        str(tmp_path / "taxa.tsv"),
+    ]
     done = run(command)
     assert done.returncode == 0, done.stderr[-3000:]
     columns = ["protein", "term", "score"]
@@ -94,7 +128,9 @@ def test_predict_gives_the_scores_of_the_run(out, tmp_path) -> None:
     plain = [i for i in test["id"] if i not in annotated]
     assert len(plain) >= 5
     for protein in plain:
-        pd.testing.assert_series_equal(predicted.loc[protein].sort_index(), submitted.loc[protein].sort_index(), rtol=0.02, atol=2e-3)
+        pd.testing.assert_series_equal(
+            predicted.loc[protein].sort_index(), submitted.loc[protein].sort_index(), rtol=0.02, atol=2e-3
+        )
 
 
 def test_explanations_are_whole(out, explained) -> None:
@@ -109,11 +145,19 @@ def test_explanations_are_whole(out, explained) -> None:
 
 
 def test_evaluate_agrees_with_the_run(out) -> None:
-    done = run([sys.executable, "-m", "services.train", "evaluate", "--from-manifest", str(out / "smoke/manifest.json"), "--json"])
+    done = run(
+        [
+            sys.executable,
+            "-m",
+            "services.train",
+            "evaluate",
+            "--from-manifest",
+            str(out / "smoke/manifest.json"),
+            "--json",
+        ]
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     again = json.loads(done.stdout)
     metrics = json.loads((out / "smoke/metrics.json").read_bytes())["test"]["gcn"]
     for key in ("fmax/MF", "fmax/BP", "fmax/CC"):
         assert again[key] == pytest.approx(metrics[key], abs=5e-3)
-
-

@@ -18,6 +18,7 @@ def run_stage(
     inputs: Mapping[str, Any],
     config: Config | None = None,
     files: Mapping[str, Path] | None = None,
+    *,
     attempt: str = "staging",
 ) -> StageContext:
     """Write the inputs by their codecs, run the stage, return the context; its outputs are in `staging`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class ExplainedRun:
         self.bundle = FakeBundle(self._level1(), self.encoders, self._stacker())
         self._write()
 
-    @property
+    @cached_property
     def encoders(self) -> dict[str, Encoder]:
         return {
             "esm2": load_encoder(EncoderConfig(name="esm2_tiny"), "cpu"),

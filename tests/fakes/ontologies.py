@@ -62,7 +62,8 @@ def score_matrices(
     draw: st.DrawFn, width: int, rows: int = 4, values: st.SearchStrategy[float] | None = None
 ) -> np.ndarray:
     """Dense [rows, width], mostly zeros, else multiples of 1/200 (on and between evaluation thresholds)."""
-    values = values or st.integers(0, 200).map(lambda k: k / 200)
+    if values is None:
+        values = st.integers(0, 200).map(lambda k: k / 200)
     cell = st.one_of(st.just(0.0), st.just(0.0), values)
     return np.array(draw(st.lists(st.lists(cell, min_size=width, max_size=width), min_size=rows, max_size=rows)))
 

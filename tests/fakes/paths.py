@@ -70,6 +70,7 @@ class JaggedPath(LinearPath):
 
 
 def linear_path(
+    *,
     length: int = 7,
     width: int = 3,
     terms: int = 2,

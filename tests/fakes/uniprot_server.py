@@ -70,7 +70,7 @@ def serving(server: UniprotServer) -> Iterator[UniprotServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             parts = urlsplit(self.path)
             values = parse_qs(parts.query)
             asked = re.findall(r"accession:(\w+)", values["query"][0])

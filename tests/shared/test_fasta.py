@@ -36,7 +36,7 @@ def wrapped(sequence: str, width: int) -> str:
     stop=st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_written_in_any_style_is_read_back(tmp_path, proteins, width, zipped, newline, stop) -> None:
+def test_what_is_written_in_any_style_is_read_back(tmp_path, *, proteins, width, zipped, newline, stop) -> None:
     text = ""
     expected, line = [], 1
     for protein, (sequence, taxon, style) in proteins.items():

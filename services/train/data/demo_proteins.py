@@ -10,10 +10,10 @@ What a model could cheat with is taken away:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from services.train.data.motifs import AMINO_ACIDS, MOTIFS, Element, Motif
 from shared.errors import GowhyError
@@ -22,12 +22,14 @@ from shared.errors import GowhyError
 SWISS_PROT_PERCENT = (
     8.25, 1.38, 5.46, 6.71, 3.86, 7.07, 2.27, 5.91, 5.80, 9.64, 2.41, 4.06, 4.74, 3.93, 5.52, 6.65, 5.36, 6.86, 1.10, 2.92,
 )  # fmt: skip
-BACKGROUND = np.asarray(SWISS_PROT_PERCENT) / sum(SWISS_PROT_PERCENT)
+FrequencyArray = npt.NDArray[np.float64]
+BACKGROUND: FrequencyArray = np.asarray(SWISS_PROT_PERCENT) / sum(SWISS_PROT_PERCENT)
 IDENTITY = (0.4, 0.8)  # of a member with its family's ancestor
 SHORTEST, LONGEST = 96, 340  # residues of an ancestor; most are short
 MAX_TRIMMED = 8  # residues that a member may lack at either end
 MEAN_LENGTH = 165
 SIGNAL_LENGTH = 20  # residues kept free of motifs where a signal peptide stands
+LIKENESS = 0.5  # of a planted residue with the motif's known site
 GAP_DECAY = 0.4  # each further residue in a gap: most C2H2 fingers are C-x(2)-C ... H-x(3)-H
 SECRETED_MEMBERS = 0.6  # of a secreted family
 SWAPS, TRIES = 200, 50  # a match made of several motifs' residues can only be undone by starting again
@@ -61,15 +63,14 @@ class DemoProtein:
     sites: dict[str, tuple[int, ...]]
 
 
-def host_background() -> np.ndarray:
+def host_background() -> FrequencyArray:
     """Residue frequencies of the ancestors, so that they and the motifs' residues together are natural."""
     counts = BACKGROUND * MEAN_LENGTH
     for motif in MOTIFS:
-        for element in _fixed_elements(motif):
-            chances = _chances(element)
-            counts = counts - chances
+        for element, typical in zip(_constrained(motif), motif.typical, strict=True):
+            counts = counts - _chances(element, typical)
     floor = 0.15 * BACKGROUND * MEAN_LENGTH
-    hosts: np.ndarray = np.maximum(counts, floor)
+    hosts: FrequencyArray = np.maximum(counts, floor)
     return hosts / hosts.sum()
 
 
@@ -163,10 +164,12 @@ class Planting:
         blocked = np.convolve(self.spans, np.ones(span), "valid")
         start = int(self.rng.choice(np.flatnonzero(blocked == 0)))
         self.spans[start : start + span] = True
-        for position, element in enumerate(elements, start):
-            if element.constrained or not element.allows(self.residues[position]):
-                self.residues[position] = self._draw(element)
         positions = [start + offset for offset, element in enumerate(elements) if element.constrained]
+        for position, residue in zip(positions, self._residues(motif), strict=True):
+            self.residues[position] = residue
+        for position, element in enumerate(elements, start):
+            if not element.allows(self.residues[position]):
+                self.residues[position] = self._draw(_chances(element))
         self.taken[positions] = True
         if not broken:
             self.sites[motif.term] = tuple(positions)
@@ -178,10 +181,10 @@ class Planting:
 
     def scatter(self, motif: Motif) -> None:
         """Put the motif's residues anywhere, apart from each other's order and distances."""
-        elements = [element for element in self._variant(motif) if element.constrained]
-        places = self.rng.choice(np.flatnonzero(~self.taken & ~self.spans), size=len(elements), replace=False)
-        for position, element in zip(places.tolist(), elements, strict=True):
-            self.residues[position] = self._draw(element)
+        residues = self._residues(motif)
+        places = self.rng.choice(np.flatnonzero(~self.taken & ~self.spans), size=len(residues), replace=False)
+        for position, residue in zip(places.tolist(), residues, strict=True):
+            self.residues[position] = residue
             self.taken[position] = True
 
     def remove_chance_matches(self) -> bool:
@@ -224,16 +227,31 @@ class Planting:
         chances = np.asarray([GAP_DECAY ** (len(variant) - shortest) for variant in variants])
         return variants[int(self.rng.choice(len(variants), p=chances / chances.sum()))]
 
-    def _draw(self, element: Element) -> str:
-        return str(self.rng.choice(list(AMINO_ACIDS), p=_chances(element)))
+    def _residues(self, motif: Motif) -> list[str]:
+        """The motif's constrained residues, drawn anew for each protein."""
+        return [
+            self._draw(_chances(element, typical))
+            for element, typical in zip(_constrained(motif), motif.typical, strict=True)
+        ]
+
+    def _draw(self, chances: FrequencyArray) -> str:
+        return str(self.rng.choice(list(AMINO_ACIDS), p=chances))
 
 
-def _fixed_elements(motif: Motif) -> Sequence[Element]:
+def _constrained(motif: Motif) -> list[Element]:
+    """The motif's constrained elements, which all its variants have in the same order."""
     return [element for element in motif.pattern.variants[0] if element.constrained]
 
 
-def _chances(element: Element) -> np.ndarray:
-    """Background frequencies within what an element allows, in the order of AMINO_ACIDS."""
+def _chances(element: Element, typical: str = "") -> FrequencyArray:
+    """How likely each residue is where an element stands, in the order of AMINO_ACIDS.
+
+    The known site's residue has `LIKENESS`; the rest follows the background within what is allowed.
+    """
     allowed = np.asarray([element.allows(residue) for residue in AMINO_ACIDS])
-    chances: np.ndarray = np.where(allowed, BACKGROUND, 0.0)
-    return chances / chances.sum()
+    chances: FrequencyArray = np.where(allowed, BACKGROUND, 0.0)
+    chances = chances / chances.sum()
+    if typical:
+        chances *= 1.0 - LIKENESS
+        chances[AMINO_ACIDS.index(typical)] += LIKENESS
+    return chances

@@ -138,19 +138,62 @@ def _element(part: str, text: str) -> Element:
 
 @dataclass(frozen=True)
 class Motif:
-    """A PROSITE entry and the GO term that its site stands for."""
+    """A PROSITE entry, the GO term that its site stands for, and a known site."""
 
     accession: str
     name: str
     pattern: Pattern
     term: str
+    site: str  # the residues of a real match
+    source: str  # whose they are
+
+    @cached_property
+    def typical(self) -> str:
+        """The constrained residues of the known site, in order."""
+        (match,) = self.pattern.occurrences(self.site)
+        return "".join(self.site[position] for position in match.constrained)
 
 
 MOTIFS: tuple[Motif, ...] = (
-    Motif("PS00017", "P-loop (ATP/GTP-binding site motif A)", compile_pattern("[AG]-x(4)-G-K-[ST]."), "GO:0005524"),
-    Motif("PS00028", "C2H2 zinc finger", compile_pattern("C-x(2,4)-C-x(3)-[LIVMFYWC]-x(8)-H-x(3,5)-H."), "GO:0008270"),
-    Motif("PS00018", "EF-hand", compile_pattern("D-{W}-[DNS]-{ILVFYW}-[DENSTG]-[DNQGHRK]-{GP}-[LIVMC]-[DENQSTAGC]-x(2)-[DE]-[LIVMFYW]."), "GO:0005509"),
-    Motif("PS00134", "Trypsin family histidine active site", compile_pattern("[LIVM]-[ST]-A-[STAG]-H-C."), "GO:0004252"),
-    Motif("PS00039", "DEAD-box helicase", compile_pattern("[LIVMF](2)-D-E-A-D-[RKEN]-x-[LIVMFYGSTN]."), "GO:0003724"),
+    Motif(
+        "PS00017",
+        "P-loop (ATP/GTP-binding site motif A)",
+        compile_pattern("[AG]-x(4)-G-K-[ST]."),
+        "GO:0005524",
+        "GAGGVGKS",
+        "RASH_HUMAN 10-17",
+    ),
+    Motif(
+        "PS00028",
+        "C2H2 zinc finger",
+        compile_pattern("C-x(2,4)-C-x(3)-[LIVMFYWC]-x(8)-H-x(3,5)-H."),
+        "GO:0008270",
+        "CRICMRNFSRSDHLTTHIRTH",
+        "EGR1_HUMAN, second finger",
+    ),
+    Motif(
+        "PS00018",
+        "EF-hand",
+        compile_pattern("D-{W}-[DNS]-{ILVFYW}-[DENSTG]-[DNQGHRK]-{GP}-[LIVMC]-[DENQSTAGC]-x(2)-[DE]-[LIVMFYW]."),
+        "GO:0005509",
+        "DKDGDGTITTKEL",
+        "CALM1_HUMAN, first loop",
+    ),
+    Motif(
+        "PS00134",
+        "Trypsin family histidine active site",
+        compile_pattern("[LIVM]-[ST]-A-[STAG]-H-C."),
+        "GO:0004252",
+        "VTAAHC",
+        "CTRA_BOVIN 53-58",
+    ),
+    Motif(
+        "PS00039",
+        "DEAD-box helicase",
+        compile_pattern("[LIVMF](2)-D-E-A-D-[RKEN]-x-[LIVMFYGSTN]."),
+        "GO:0003724",
+        "VLDEADEML",
+        "IF4A1_HUMAN, motif II",
+    ),
 )
 """Motifs whose sites the demo plants; the terms are those of PROSITE's documentation of each entry."""

@@ -156,9 +156,8 @@ class _Descent:
         """One step of every term; returns by how much its logits changed, root mean square over rows [term]."""
         residual = sigmoid_in_place(inputs @ self.ahead_weights + self.ahead_bias)
         residual -= self.targets
-        bound = CURVATURE * variance + l2
         gradient = inputs.T @ residual / np.float32(len(inputs)) + l2 * self.ahead_weights
-        weights_change = gradient / bound
+        weights_change = gradient / (CURVATURE * variance + l2)
         bias_change = residual.mean(0) / CURVATURE
         weights, bias = self.ahead_weights - weights_change, self.ahead_bias - bias_change
         uphill = (gradient * (weights - self.weights)).sum(0) + CURVATURE * bias_change * (bias - self.bias) > 0
@@ -186,7 +185,7 @@ class _Descent:
 
 
 def sigmoid_in_place(values: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-values)), written over `values`: this is half of an iteration's time."""
+    """1 / (1 + exp(-values)), written over `values`."""
     np.clip(values, -60.0, 60.0, out=values)
     np.negative(values, out=values)
     np.exp(values, out=values)

@@ -9,4 +9,6 @@ from services.train.models.knn import KnnFitter
 from services.train.models.logreg import LogregFitter
 from services.train.models.mlp import MlpFitter
 
-MODELS: dict[str, Fitter] = {fitter.name: fitter for fitter in (HomologyFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())}
+MODELS: dict[str, Fitter] = {
+    fitter.name: fitter for fitter in (HomologyFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())
+}

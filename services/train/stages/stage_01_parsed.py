@@ -285,6 +285,9 @@ def _dataset_manifest(ctx: StageContext, record: Record, split: dict[str, Any]) 
     }
 
 
+# Every file of the data section but the text and the GAF, which later stages read.
+READS = tuple(f"data.{key}" for key in DataConfig.input_files() if key not in ("text", "gaf"))
+
 STAGE = Stage(
     id="stage_01_parsed",
     version=1,
@@ -307,4 +310,5 @@ STAGE = Stage(
         "parsed/known_terms.parquet",
     ),
     sections=(DataConfig, SplitConfig, HomologyConfig),
+    files=READS,
 )

@@ -1,4 +1,4 @@
-"""Stage 9: the submission, and how good every model is on validation and test proteins.
+"""Stage 9: the submission, how good every model is on validation and test proteins, and the model bundle.
 
 All models go the same way: calibration (level-1 models have none), homology votes for terms that the
 model does not know, propagation, rounding, the best terms of each protein. So the figures of the
@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from services.train.bundle import BUNDLE_SECTIONS, bundle_inputs, bundle_outputs, write_bundle
 from services.train.evaluation import Metrics, evaluate, metric_keys
 from services.train.evaluation_monitors import calibration_errors, monitors
 from services.train.evaluation_report import figures
 from services.train.models.inputs import Splits, load_labels, load_splits
-from services.train.stage import Stage, StageContext, always
+from services.train.stage import Stage, StageContext
 from services.train.submission import submitted, validate_submission, write_submission
 from shared.config import Config, EvaluationConfig, SubmissionConfig
 from shared.errors import IntegrityError
@@ -98,6 +99,7 @@ def run(ctx: StageContext) -> None:
         if label == "val":
             figures({a: ctx.output(p) for a, p in FIGURES.items()}, {name: m for name, (_, m) in measured.items()})
     ctx.write(METRICS, document)
+    write_bundle(ctx)
 
 
 def prepare(ctx: StageContext) -> Prepared:
@@ -246,7 +248,12 @@ def _inputs(config: Config) -> tuple[str, ...]:
     homology = [f"parsed/homology_{part}.feather" for part in ("train", "test")]
     others = ("train_terms.parquet", "test_truth.parquet", "term_priors.parquet", "ontology.json", "splits.feather")
     logits = [f"{prefix}{model}.npy" for model in (STACKER, *config.level1.models) for prefix in PREFIX.values()]
-    return (*parsed, *homology, *(f"parsed/{name}" for name in others), TOP_TERMS, LEVEL1_TERMS, RECORD, *logits)
+    own = (*parsed, *homology, *(f"parsed/{name}" for name in others), TOP_TERMS, LEVEL1_TERMS, RECORD, *logits)
+    return tuple(dict.fromkeys((*own, *bundle_inputs(config))))
+
+
+def _outputs(config: Config) -> tuple[str, ...]:
+    return (SUBMISSION, METRICS, *FIGURES.values(), *bundle_outputs(config))
 
 
 STAGE = Stage(
@@ -254,6 +261,6 @@ STAGE = Stage(
     version=1,
     run=run,
     inputs=_inputs,
-    outputs=always(SUBMISSION, METRICS, *FIGURES.values()),
-    sections=(SubmissionConfig, EvaluationConfig),
+    outputs=_outputs,
+    sections=(SubmissionConfig, EvaluationConfig, *BUNDLE_SECTIONS),
 )

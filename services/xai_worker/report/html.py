@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -74,7 +74,7 @@ def render_report(
     )
 
 
-def render_index(rows: Sequence[IndexRow], provenance: Provenance, localisation: str | None) -> str:
+def render_index(rows: Sequence[IndexRow], provenance: Provenance, localisation: Mapping[str, Any] | None) -> str:
     """The table of all explanations of a job."""
     return _environment().get_template("index.html").render(rows=rows, localisation=localisation, **_frame(provenance))
 
@@ -117,6 +117,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["signed"] = lambda value: f"{value:+.4g}"
+    environment.filters["signed"] = lambda value: f"{value:+.4g}" if value else "0"
     environment.filters["number"] = lambda value: f"{value:.4g}"
     return environment

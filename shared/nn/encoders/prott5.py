@@ -116,7 +116,8 @@ class T5Network:
             if length not in known:
                 # On the CPU, because a logarithm that another device rounds differently is another bucket.
                 buckets = bucket(torch.arange(1 - length, length)).to(table.weight.device)
-                by_distance = table.weight[buckets].t()  # [H, 2n - 1]
+                # Heads first in memory: attention would copy any other layout, in every layer.
+                by_distance = table.weight[buckets].t().contiguous()  # [H, 2n - 1]
                 known[length] = by_distance.unfold(-1, length, 1).flip(1)[None]
             return known[length]
 

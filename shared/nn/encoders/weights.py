@@ -219,7 +219,7 @@ def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise from_os_error(error, str(file)) from error
-    except Exception as error:  # noqa: BLE001 - a damaged file may raise anything in a parser
+    except Exception as error:  # a parser may raise anything on a damaged file
         raise DataError(
             f"not a checkpoint that can be read safely: {type(error).__name__}: {str(error).partition('.')[0]}",
             where=str(file),

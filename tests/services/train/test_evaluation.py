@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cafaeval.evaluation import cafa_eval
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from services.train.evaluation import evaluate, evaluate_files, metric_keys
@@ -87,7 +87,13 @@ def assert_equals_cafaeval(paths: dict[str, Path], *, propagation: str, no_orpha
         assert metrics.aupr == pytest.approx(np.trapezoid(points[1], points[0]), abs=1e-9)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+# Shrinking would call cafaeval hundreds of times.
+@settings(
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 @given(ontologies(), st.data(), st.sampled_from(["max", "fill"]), st.booleans())
 def test_small_cases_equal_cafaeval(
     tmp_path_factory: pytest.TempPathFactory,
@@ -125,6 +131,7 @@ def test_the_tiny_baseline_equals_cafaeval(gowhy_data: Path, tmp_path: Path, pro
     assert_equals_cafaeval(paths, propagation=propagation, no_orphans=True)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_medium_baseline_has_the_published_figures(gowhy_data: Path) -> None:
     medium = gowhy_data / "medium"

@@ -17,7 +17,7 @@ laws = settings(deadline=None, max_examples=60)
 
 
 @laws
-@given(st.lists(st.floats(1e-6, 1, width=32), min_size=1), st.integers(1, 3))
+@given(st.lists(st.floats(2**-20, 1, width=32), min_size=1), st.integers(1, 3))
 def test_rounding_keeps_order_and_is_what_its_text_says(values: list[float], figures: int) -> None:
     exact = np.sort(np.array(values, np.float32))
     rounded = round_significant(exact, figures)
@@ -29,7 +29,7 @@ def test_rounding_keeps_order_and_is_what_its_text_says(values: list[float], fig
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Ontology, np.ndarray, int]:
     ontology = draw(ontologies())
-    scores = draw(score_matrices(len(ontology), values=st.floats(1e-5, 1, width=32)))
+    scores = draw(score_matrices(len(ontology), values=st.floats(2**-17, 1, width=32)))
     scores[:, 0] = np.maximum(scores[:, 0], 1e-4)  # a protein without any score has no place in a submission
     return ontology, scores, draw(st.integers(1, 8))
 

@@ -40,7 +40,3 @@ def test_a_manifest_that_is_none_is_80(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "manifest.json").write_text(json.dumps({"manifest_version": "7.0"}))
     assert main(build_parser(), ["explain", "--from-manifest", str(tmp_path / "manifest.json"), "--quiet"]) == 80
     assert "7.0" in capsys.readouterr().err
-
-
-def test_the_schema_is_up_to_date() -> None:
-    assert main(build_parser(), ["schema", "--check"]) == 0

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,11 @@ def fill(folder: Path, text: str = "hello") -> None:
     write_result(folder, {"status": "complete"})
 
 
+def fill_and_fail(folder: Path) -> None:
+    fill(folder)
+    raise RuntimeError("half way")
+
+
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     final = tmp_path / "xai/local-1"
     with published(final) as staging:
@@ -27,9 +32,8 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), published(tmp_path / "local-1") as staging:
-        fill(staging)
-        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="half way"), published(tmp_path / "local-1") as staging:
+        fill_and_fail(staging)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -51,9 +55,25 @@ def test_two_processes_do_not_make_the_same_result(tmp_path: Path) -> None:
     assert read_complete(tmp_path / "local-1") is not None
 
 
+def test_a_folder_that_was_published_while_we_waited_for_its_lock_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final, lock = tmp_path / "local-1", fcntl.flock
+
+    def publish_first(descriptor: int, how: int) -> None:
+        if not final.exists():
+            (tmp_path / ".local-1.partial").rename(final)
+        lock(descriptor, how)
+
+    monkeypatch.setattr("services.xai_worker.folder.fcntl.flock", publish_first)
+    with published(final) as staging:
+        fill(staging)
+    assert read_complete(final) is not None
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    os.symlink(tmp_path / "elsewhere", tmp_path / "local-1")
+    (tmp_path / "local-1").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(NotPermitted), published(tmp_path / "local-1"):
         pass
     assert (tmp_path / "elsewhere").is_dir()

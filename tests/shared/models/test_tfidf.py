@@ -13,7 +13,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from shared.errors import DataError
 from shared.models.tfidf import TOKEN_PATTERN, Tfidf
 
-WORDS = st.sampled_from(["kinase", "Kinase", "KINASE", "ATP", "Ångström", "naïve", "ß", "İ", "2Fe-2S", "a", "β-sheet", "ﬁbre", "zinc"])
+WORDS = st.sampled_from(
+    ["kinase", "Kinase", "KINASE", "ATP", "Ångström", "naïve", "ß", "İ", "2Fe-2S", "a", "β-sheet", "ﬁbre", "zinc"]
+)
 TEXT = st.lists(WORDS | st.text(max_size=6), max_size=12).map(" ".join)
 
 

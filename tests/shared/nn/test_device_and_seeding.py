@@ -48,7 +48,10 @@ def test_the_record_says_what_was_set() -> None:
     assert seed_everything(3, threads=1)["seed"] == 3
 
 
-@pytest.mark.parametrize(("count", "device", "expected"), [(0, "auto", "cpu"), (2, "auto", "cuda:0"), (2, "cuda", "cuda:0"), (2, "cuda:1", "cuda:1"), (2, "cpu", "cpu")])
+@pytest.mark.parametrize(
+    ("count", "device", "expected"),
+    [(0, "auto", "cpu"), (2, "auto", "cuda:0"), (2, "cuda", "cuda:0"), (2, "cuda:1", "cuda:1"), (2, "cpu", "cpu")],
+)
 def test_devices(monkeypatch, count: int, device: str, expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)

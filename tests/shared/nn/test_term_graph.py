@@ -38,16 +38,16 @@ def test_aggregation_equals_a_loop_over_edges_forward_and_backward(
     terms, edges = graph
     generator = torch.Generator().manual_seed(seed)
     values, weights = (torch.randn(terms, 6, generator=generator) for _ in range(2))
-    expected_input, input_ = (values.clone().requires_grad_() for _ in range(2))
     neighbours = Neighbours(edges, terms)
-
-    expected = naive(edges, terms, expected_input)
-    found = neighbours.mean(input_), neighbours.highest(input_)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b)
-    for mean, highest in (found, expected):
-        ((mean + 3 * highest) * weights).sum().backward()
-    torch.testing.assert_close(input_.grad, expected_input.grad)
+    for highest_of in (neighbours.highest, neighbours.gathered_highest):
+        expected_input, input_ = (values.clone().requires_grad_() for _ in range(2))
+        expected = naive(edges, terms, expected_input)
+        found = neighbours.mean(input_), highest_of(input_)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b)
+        for mean, highest in (found, expected):
+            ((mean + 3 * highest) * weights).sum().backward()
+        torch.testing.assert_close(input_.grad, expected_input.grad)
 
 
 @settings(deadline=None, max_examples=60)
@@ -84,3 +84,17 @@ def test_messages_keep_proteins_apart() -> None:
     alone = graph.messages(state[:, 1:2])
     for part, whole in zip(alone, graph.messages(state), strict=True):
         torch.testing.assert_close(part, whole[:, 1:2])
+
+
+def test_messages_come_from_children_parents_and_both() -> None:
+    graph = TermGraph([(1, 0), (2, 0), (3, 1)], 4)  # 0 <- 1 <- 3, 0 <- 2
+    state = torch.tensor([1.0, 2.0, 4.0, 8.0]).view(4, 1, 1)
+    found = [message.flatten().tolist() for message in graph.messages(state)]
+    assert found == [
+        [3, 8, 4, 8],  # mean of children; a term without any has its own
+        [4, 8, 4, 8],
+        [1, 1, 1, 2],  # mean of parents
+        [1, 1, 1, 2],
+        [3, 4.5, 1, 2],  # mean of both
+        [4, 8, 1, 2],
+    ]

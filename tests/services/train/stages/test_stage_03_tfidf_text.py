@@ -54,7 +54,9 @@ def test_rows_are_the_proteins_and_columns_the_words(tmp_path):
         assert array.dtype == np.float16
         expected = oracle.transform([TEXTS.get(name, "") for name in ids]).toarray()
         np.testing.assert_allclose(array, expected, atol=5e-4)
-        np.testing.assert_array_equal(array, tfidf.transform(TEXTS.get(n, "") for n in ids).toarray().astype(np.float16))
+        np.testing.assert_array_equal(
+            array, tfidf.transform(TEXTS.get(n, "") for n in ids).toarray().astype(np.float16)
+        )
 
 
 def test_words_of_validation_and_test_proteins_change_nothing_that_is_fitted(tmp_path):

@@ -22,7 +22,7 @@ from shared.ontology import Ontology
 TRAIN, TEST = ["P0", "P1", "P2"], ["Q0", "P1", "Q1"]  # P1 is in both
 
 
-def gaf_line(protein, term, code, aspect, qualifier="", date="20200101") -> str:
+def gaf_line(protein, term, code, aspect, qualifier="", *, date="20200101") -> str:
     columns = ("UniProtKB", protein, "SYM", qualifier, term, "GO_REF:1", code, "", aspect, "", "", "protein")
     return "\t".join((*columns, "taxon:9606", date, "UniProt", "", ""))
 
@@ -84,7 +84,7 @@ def worlds(draw):
     return ontology, rows, stated
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(world=worlds())
 def test_the_tables_are_what_the_rule_says_and_every_channel_is_closed(tmp_path_factory, world):
     ontology, rows, stated = world
@@ -109,9 +109,7 @@ GO = DIAMOND.terms
 
 
 def test_positive_channels_go_up_and_not_down_and_negation_goes_down_and_not_up(tmp_path):
-    ctx = run(
-        tmp_path, DIAMOND, [gaf_line("P0", GO[5], "IEA", "F"), gaf_line("P2", GO[5], "IBA", "F", "NOT|enables")]
-    )
+    ctx = run(tmp_path, DIAMOND, [gaf_line("P0", GO[5], "IEA", "F"), gaf_line("P2", GO[5], "IBA", "F", "NOT|enables")])
     assert table(ctx, "train") == [
         *(("P0", "IEA", term) for term in (GO[0], GO[3], GO[4], GO[5])),
         *(("P2", "NOT", term) for term in (GO[5], GO[6])),
@@ -169,6 +167,8 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
     lines = [gaf_line(f"P{n % 3}", GO[n % 7 if n % 7 not in (1, 2) else 0], "IEA", "F") for n in range(40)]
     first, second = (run(tmp_path / name, DIAMOND, lines) for name in ("a", "b") if not (tmp_path / name).mkdir())
     assert output_bytes(first) == output_bytes(second)
+    head = output_bytes(first)["external/prop_train_no_kaggle.tsv.gz"][:10]
+    assert (head[3], head[4:8]) == (0, bytes(4))  # neither a file name nor a time
 
 
 def test_a_missing_version_is_accepted_with_a_warning(tmp_path):
@@ -202,8 +202,13 @@ def test_real_yeast_annotations(tmp_path, gowhy_data):
     by_code = Counter(columns[6] for columns in rows)
     dropped = {code: n for code, n in by_code.items() if code in GoaConfig().dropped_codes}
     assert (counts["rows"], counts["wanted"], counts["dropped_by_code"]) == (587, 587, dropped)
-    assert sum(counts["kept_by_code"].values()) == 587 - sum(dropped.values()) - counts["unknown_term"] - counts["obsolete_term"]
+    assert (
+        sum(counts["kept_by_code"].values())
+        == 587 - sum(dropped.values()) - counts["unknown_term"] - counts["obsolete_term"]
+    )
     found = set(table(ctx, "train"))
     kept = [c for c in rows if c[6] not in dropped and ontology.resolve(c[4])]
-    expect = {(c[1], c[6] if c[6] in CHANNELS else "other", t) for c in kept for t in above(ontology, ontology.resolve(c[4]))}
+    expect = {
+        (c[1], c[6] if c[6] in CHANNELS else "other", t) for c in kept for t in above(ontology, ontology.resolve(c[4]))
+    }
     assert found == expect

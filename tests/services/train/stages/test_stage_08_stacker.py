@@ -13,6 +13,7 @@ from services.train.stages import stage_08_stacker
 from services.train.stages.stage_08_stacker import STAGE
 from shared.artefacts import artefact
 from shared.digests import sha256_file
+from shared.errors import IntegrityError
 from shared.models.calibration import Calibration
 from shared.models.channels import goa_matrices
 from shared.nn.stacker import StackerEnsemble
@@ -183,5 +184,5 @@ def test_edge_cases_run(tmp_path: Path, change: dict, channels: list[str] | None
 def test_a_level1_matrix_of_another_term_list_is_refused(tmp_path: Path) -> None:
     planted = Planted(**SMALL)
     planted.level1["knn"] = planted.level1["knn"][:, :-1]
-    with pytest.raises(Exception, match="oof_knn"):
+    with pytest.raises(IntegrityError, match="oof_knn"):
         run(planted, tmp_path)

@@ -17,6 +17,7 @@ from services.train.text.sources import TextFiles
 from services.train.text.table import read_table
 from shared.errors import DataError, MissingInput
 
+
 def parse(text: str) -> list[TextRecord]:
     return parse_flat_text(text.encode(), "records.txt")
 
@@ -59,7 +60,9 @@ def test_nothing_that_states_the_label_is_left_under_the_full_rule():
 def test_each_rule_takes_out_its_own_lines_and_no_others(rule, statement):
     (record,) = parse(entry("P0A186"))
     assert statement not in compose(record, [rule])
-    assert statement in compose(record, set(DROPPED_KINDS) - {rule} - ({"function"} if "0009055" in statement else set()))
+    assert statement in compose(
+        record, set(DROPPED_KINDS) - {rule} - ({"function"} if "0009055" in statement else set())
+    )
 
 
 @given(
@@ -100,7 +103,9 @@ def test_line_ends_of_another_system_change_nothing(tmp_path):
 
 
 def test_dates_of_old_releases_are_read():
-    old = entry("P1").replace("DT   11-DEC-2019, entry version 48.", "DT   01-OCT-1993 (Rel. 27, Last annotation update)")
+    old = entry("P1").replace(
+        "DT   11-DEC-2019, entry version 48.", "DT   01-OCT-1993 (Rel. 27, Last annotation update)"
+    )
     assert parse(old)[0].changed == datetime.date(2005, 3, 1)
 
 
@@ -127,7 +132,8 @@ def test_latin_1_is_refused():
 
 @given(
     texts=st.dictionaries(
-        st.from_regex(r"[A-Z][0-9]{5}", fullmatch=True), st.text(st.characters(exclude_characters="\t\n\r", codec="utf-8"))
+        st.from_regex(r"[A-Z][0-9]{5}", fullmatch=True),
+        st.text(st.characters(exclude_characters="\t\n\r", codec="utf-8")),
     ),
     header=st.sampled_from(["", "EntryID\ttext\n", "Entry\tabstract\n"]),
 )
@@ -176,7 +182,10 @@ def test_real_records_are_read_and_the_rule_leaves_no_go_line(gowhy_data):
         assert "GO:" not in compose(record, ["go"])
         assert "ECO:" not in compose(record, [])
     naphthalene = records["P0A186"]
-    assert ("comment PATHWAY", "Aromatic compound metabolism; naphthalene degradation. {ECO:0000305|PubMed:8226631}.") in naphthalene.parts
+    assert (
+        "comment PATHWAY",
+        "Aromatic compound metabolism; naphthalene degradation. {ECO:0000305|PubMed:8226631}.",
+    ) in naphthalene.parts
     assert [text for kind, text in naphthalene.parts if kind == "domains"][:2] == ["-", "Rieske 2Fe-2S"]
 
 

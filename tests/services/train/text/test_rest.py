@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import itertools
 
 import pytest
 from fakes.flat_entries import entry
@@ -62,7 +63,16 @@ def test_all_pages_of_an_answer_are_read():
 
 @pytest.mark.parametrize(
     "fault",
-    [status(429), status(500), status(502), status(503), status(504), cut_off, body(b"<html>"), body(b"ID   P1\nAC   P1;\n")],
+    [
+        status(429),
+        status(500),
+        status(502),
+        status(503),
+        status(504),
+        cut_off,
+        body(b"<html>"),
+        body(b"ID   P1\nAC   P1;\n"),
+    ],
 )
 def test_a_passing_failure_is_tried_again(fault):
     with serving(server(faults=[fault, fault])) as running:
@@ -86,9 +96,9 @@ def test_retry_after_is_honoured():
 
 def test_a_very_long_retry_after_ends_the_attempt_at_once():
     clock = Clock()
-    with serving(server(faults=[status(429, Retry_After="86400")])) as running:
-        with pytest.raises(ServiceUnavailable, match="Retry-After 86400 s"):
-            fetch(running, clock=clock)
+    long_wait = server(faults=[status(429, Retry_After="86400")])
+    with serving(long_wait) as running, pytest.raises(ServiceUnavailable, match="Retry-After 86400 s"):
+        fetch(running, clock=clock)
     assert clock.slept == []
 
 
@@ -140,7 +150,7 @@ def test_requests_keep_their_distance():
     times = []
     with serving(server(rule=lambda _handler, _asked: times.append(clock.now) or False)) as running:
         fetch(running, clock=clock, batch_size=2, rate=4.0)
-    assert [round(later - earlier, 6) for earlier, later in zip(times, times[1:], strict=False)] == [0.25] * 5
+    assert [round(later - earlier, 6) for earlier, later in itertools.pairwise(times)] == [0.25] * 5
 
 
 def test_a_next_page_on_another_host_is_not_followed():

@@ -12,7 +12,6 @@ from services.xai_worker.provenance import Provenance
 from services.xai_worker.report import IndexRow, render_index, render_report, report_name
 from services.xai_worker.report.view import BLOCK_RESIDUES, SHADES, chart_of, colour_css, ruler, shade_of
 from services.xai_worker.result import (
-    DISCLAIMER,
     ChannelExplanation,
     CompletenessGate,
     EmbeddingParity,
@@ -26,7 +25,7 @@ from services.xai_worker.result import (
 from shared.manifest import EncoderRecord, EnvLock
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"alert(1)"
-VOID = {"meta", "link", "br", "hr", "img", "input", "line", "rect"}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -129,12 +128,23 @@ def report(protein: str = "P1", weights: str = "random-init(0)") -> str:
     return render_report(found, SEQUENCE, provenance(weights))
 
 
+RANKING = {
+    "model": HOSTILE,
+    "method": "occlusion",
+    "map": 0.9,
+    "ci95": [0.8, 1.0],
+    "random": 0.1,
+    "prevalence": 0.02,
+    "n": 4,
+}
+
+
 def index(weights: str = "random-init(0)") -> str:
     rows = [
         IndexRow(item, f"reports/{report_name(item.protein)}")
         for item in (residues(SEQUENCE, VALUES, protein=HOSTILE), channels())
     ]
-    return render_index(rows, provenance(weights), "MAP 0.9")
+    return render_index(rows, provenance(weights), {"rankings": [RANKING]})
 
 
 @pytest.mark.parametrize("text", [report(), report(HOSTILE), index()])
@@ -197,7 +207,7 @@ def test_gates_provenance_and_the_warnings_are_on_the_page() -> None:
         "xai " + "a" * 64,
         "b" * 64,
         "2026-01-01",
-        DISCLAIMER,
+        "This explains the model, not biology",
     ):
         assert wanted in text, wanted
     assert "<strong>esm2_tiny weights: random-init(0).</strong>" in text

@@ -37,13 +37,18 @@ def fair() -> esm.model.esm2.ESM2:
 def fair_file(fair, tmp_path_factory) -> Path:
     """A checkpoint laid out like the published ones."""
     path = tmp_path_factory.mktemp("fair") / "esm2.pt"
-    state = {("encoder." if name.startswith("lm_head") else "encoder.sentence_encoder.") + name: value for name, value in fair.state_dict().items()}
+    state = {
+        ("encoder." if name.startswith("lm_head") else "encoder.sentence_encoder.") + name: value
+        for name, value in fair.state_dict().items()
+    }
     torch.save({"cfg": {"model": argparse.Namespace(encoder_layers=SHAPE.layers)}, "model": state}, path)
     return path
 
 
 def fair_states(fair, sequence: str, masked: tuple[int, ...] = ()) -> torch.Tensor:
-    ids = [fair.alphabet.mask_idx if i in masked else fair.alphabet.get_idx(letter) for i, letter in enumerate(sequence)]
+    ids = [
+        fair.alphabet.mask_idx if i in masked else fair.alphabet.get_idx(letter) for i, letter in enumerate(sequence)
+    ]
     tokens = torch.tensor([[fair.cls_idx, *ids, fair.eos_idx]])
     with torch.no_grad():
         return fair(tokens, repr_layers=[SHAPE.layers])["representations"][SHAPE.layers][0, 1:-1]
@@ -76,7 +81,9 @@ def test_transformers_folder_gives_transformers_vectors(fair_file, tmp_path) -> 
     reference.load_state_dict(source.state_dict(), strict=False)
     state = {f"esm.{name}": value.contiguous() for name, value in reference.state_dict().items()}
     save_file({**state, "lm_head.bias": torch.zeros(33)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "esm", "num_hidden_layers": SHAPE.layers, "num_attention_heads": SHAPE.heads}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "esm", "num_hidden_layers": SHAPE.layers, "num_attention_heads": SHAPE.heads})
+    )
     encoder = load_encoder(EncoderConfig(name="esm2_tiny", weights=str(tmp_path)), "cpu")
     tokens = torch.ones(len(SEQUENCES), 40, dtype=torch.long)
     for row, sequence in enumerate(SEQUENCES):
@@ -90,9 +97,12 @@ def test_transformers_folder_gives_transformers_vectors(fair_file, tmp_path) -> 
 def test_random_start_is_scaled_like_transformers() -> None:
     torch.manual_seed(0)
     encoder = load_encoder(EncoderConfig(name="esm2_tiny"), "cpu")
-    theirs = dict(EsmModel(encoder.network.module.config, add_pooling_layer=False).named_parameters())
+    theirs = EsmModel(encoder.network.module.config, add_pooling_layer=False).requires_grad_(False)
+    theirs = dict(theirs.named_parameters())
     for name, ours in encoder.network.module.named_parameters():
-        assert float(ours.std(correction=0)) == pytest.approx(float(theirs[name].std(correction=0)), rel=0.1, abs=1e-6), name
+        assert float(ours.std(correction=0)) == pytest.approx(
+            float(theirs[name].std(correction=0)), rel=0.1, abs=1e-6
+        ), name
         assert float(ours.mean()) == pytest.approx(float(theirs[name].mean()), abs=4e-3), name
 
 

@@ -104,7 +104,10 @@ def change(tensors: dict[str, torch.Tensor], how: str) -> None:
         tensors[last.replace("3", "4")] = tensors[last].clone()
 
 
-@pytest.mark.parametrize(("how", "message"), [("missing", "1 tensors are missing"), ("shape", r"\[64, 255\]"), ("unknown", "no place for the tensor")])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("missing", "1 tensors are missing"), ("shape", r"\[64, 255\]"), ("unknown", "no place for the tensor")],
+)
 def test_weights_of_another_architecture_are_refused(tmp_path, how: str, message: str) -> None:
     tensors = state()
     change(tensors, how)

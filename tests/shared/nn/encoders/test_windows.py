@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def test_windows_are_balanced_and_own_every_residue_once(cut) -> None:
     assert max(sizes) <= window
     assert max(sizes) - min(sizes) <= 1
     assert sizes == sorted(sizes, reverse=True)
-    assert [w.stop - following.start for w, following in zip(found, found[1:], strict=False)] == [overlap] * (len(found) - 1)
+    assert [w.stop - following.start for w, following in pairwise(found)] == [overlap] * (len(found) - 1)
     owned = [residue for w in found for residue in range(w.own_start, w.own_stop)]
     assert owned == list(range(length))
     assert all(w.start <= w.own_start < w.own_stop <= w.stop for w in found)
