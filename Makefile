@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 CONFIG ?= configs/demo.yaml
 ARGS ?=
+SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos lint format schema golden relock validate clean
@@ -15,8 +16,11 @@ setup: ## create or update the environment (.venv, or conda where it is present)
 
 train_and_xai: setup ## the demo chain: nine stages, manifest, explanations, report
 	@$(PYTHON) -m services.train run --config $(CONFIG) $(ARGS)
-	@$(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json
+	@$(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
+	@if [ -f $(SITES) ] && [ "$(CONFIG)" = configs/demo.yaml ]; then \
+	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40; fi
+	@echo "manifest: out/latest/manifest.json"; for page in out/latest/xai/*/index.html; do echo "report: $$page"; done
 
 train: setup ## the nine stages; CONFIG=configs/medium.yaml, ARGS="--set a.b=c"
 	@$(PYTHON) -m services.train run --config $(CONFIG) $(ARGS)

@@ -6,7 +6,13 @@ import re
 import sys
 from pathlib import Path
 
-NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "pyarrow-core": "pyarrow", "fastapi-core": "fastapi", "brotli-python": "brotli"}
+NAMES = {
+    "pytorch": "torch",
+    "matplotlib-base": "matplotlib",
+    "pyarrow-core": "pyarrow",
+    "fastapi-core": "fastapi",
+    "brotli-python": "brotli",
+}
 
 
 def normalise(name: str) -> str:
@@ -17,7 +23,9 @@ def normalise(name: str) -> str:
 def main(lock: str, requirements: str) -> None:
     """Filter `requirements` by the package names in `lock`."""
     # A conda-lock file lists `- name: x` per package; a full YAML parser may not be installed yet.
-    locked = {normalise(NAMES.get(n, n)) for n in re.findall(r"^- name: (\S+)$", Path(lock).read_text("utf-8"), re.MULTILINE)}
+    locked = {
+        normalise(NAMES.get(n, n)) for n in re.findall(r"^- name: (\S+)$", Path(lock).read_text("utf-8"), re.MULTILINE)
+    }
     for block in re.split(r"\n(?=[A-Za-z0-9])", Path(requirements).read_text("utf-8")):
         name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", block)
         if name and normalise(name[0]) not in locked:

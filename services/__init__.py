@@ -1,0 +1,1 @@
+"""The two services: train and xai_worker; neither imports the other."""

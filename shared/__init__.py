@@ -1,0 +1,1 @@
+"""What both services import, or what defines bytes that cross the shared folder."""

@@ -7,9 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# The first call of a compiled function, and a busy machine, take longer than any fixed deadline.
+settings.register_profile("gowhy", deadline=None)
+settings.load_profile("gowhy")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # contracts/ and fakes/ are shared by the mirrored test folders.

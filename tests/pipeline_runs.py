@@ -14,17 +14,33 @@ SMOKE = REPOSITORY / "configs" / "smoke.yaml"
 
 def train_command(out: Path, *arguments: str) -> list[str]:
     """`python -m services.train run` on the smoke config, with everything under `out`."""
-    return [sys.executable, "-m", "services.train", "run", "--config", str(SMOKE), "--set", f"paths.out={out}", "--set", "run_id=smoke", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "services.train",
+        "run",
+        "--config",
+        str(SMOKE),
+        "--set",
+        f"paths.out={out}",
+        "--set",
+        "run_id=smoke",
+        *arguments,
+    ]
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run to the end from the repository root."""
-    return subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
 
 
 def start(command: list[str]) -> subprocess.Popen[bytes]:
     """Start in a session of its own, so that a kill reaches its children and nothing else."""
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def output_digests(manifest: Path) -> dict[str, str]:

@@ -16,9 +16,20 @@ from tests.guard import MAX_BYTES, problems
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 STAGES = {
-    "stage_01_parsed": ["parsed/train_seq.feather", "parsed/test_seq.feather", "parsed/train_terms.parquet", "parsed/train_taxa.feather", "parsed/test_taxa.feather", "parsed/term_priors.parquet"],
+    "stage_01_parsed": [
+        "parsed/train_seq.feather",
+        "parsed/test_seq.feather",
+        "parsed/train_terms.parquet",
+        "parsed/train_taxa.feather",
+        "parsed/test_taxa.feather",
+        "parsed/term_priors.parquet",
+    ],
     "stage_02_external_text": ["external/entryid_text.tsv"],
-    "stage_03_tfidf_text": ["features/text_vectorizer.joblib", "features/train_embeds_text.npy", "features/test_embeds_text.npy"],
+    "stage_03_tfidf_text": [
+        "features/text_vectorizer.joblib",
+        "features/train_embeds_text.npy",
+        "features/test_embeds_text.npy",
+    ],
     "stage_04_external_goa_priors": ["external/prop_train_no_kaggle.tsv.gz", "external/prop_test_no_kaggle.tsv.gz"],
     "stage_05_embeddings_t5": ["features/train_embeds_t5.npy", "features/test_embeds_t5.npy"],
     "stage_06_embeddings_esm2": ["features/train_embeds_esm2.npy", "features/test_embeds_esm2.npy"],
@@ -29,7 +40,12 @@ STAGES = {
 
 
 def tracked() -> list[Path]:
-    done = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, check=False)
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
+    )
     if done.returncode != 0:
         pytest.skip("not a git checkout")
     return [Path(name.decode()) for name in done.stdout.split(b"\0") if name and (REPOSITORY / name.decode()).is_file()]
@@ -78,7 +94,13 @@ def test_the_guard_refuses(tmp_path) -> None:
 
 def test_no_unpickling_in_product_code() -> None:
     pattern = re.compile(r"\b(pickle\.loads?|joblib\.load|allow_pickle=True|torch\.load\((?!.*weights_only=True))")
-    found = [f"{path}:{number}" for path in tracked() if path.suffix == ".py" and path.parts[0] in ("shared", "services") for number, line in enumerate((REPOSITORY / path).read_text().splitlines(), 1) if pattern.search(line)]
+    found = [
+        f"{path}:{number}"
+        for path in tracked()
+        if path.suffix == ".py" and path.parts[0] in ("shared", "services")
+        for number, line in enumerate((REPOSITORY / path).read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
     assert found == []
 
 

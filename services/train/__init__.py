@@ -1,0 +1,1 @@
+"""Learn GO terms of proteins: nine resumable stages and a manifest."""

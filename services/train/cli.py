@@ -38,7 +38,9 @@ def build_parser() -> Parser:
 
 def _add_config_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", type=Path, help="YAML or JSON; see configs/")
-    verb.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="sets", help="override one key; null clears it")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", dest="sets", help="override one key; null clears it"
+    )
     verb.add_argument("--overrides", type=Path, metavar="FILE.json", help="a sweep point, applied last")
     verb.add_argument("--env-policy", choices=env.POLICIES, help="default: GOWHY_ENV_POLICY, else warn")
     verb.add_argument("--force", action="store_true", help="go on in spite of --env-policy strict; recorded")
@@ -76,7 +78,9 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--knn-correction", choices=("off", "low_conf_only", "all"), default="off")
     verb.add_argument("--reference", type=Path, help="KNN reference outside the bundle; --reference-sha256 says which")
     verb.add_argument("--reference-sha256", metavar="HEX")
-    verb.add_argument("--allow-legacy-pickle", action="store_true", help="load a .pkl bundle that you trust; it can run code")
+    verb.add_argument(
+        "--allow-legacy-pickle", action="store_true", help="load a .pkl bundle that you trust; it can run code"
+    )
     verb.add_argument("--device", default="auto")
     verb.add_argument("--threads", type=int, default=2)
     _add_output_options(verb)
@@ -85,7 +89,9 @@ def _add_predict(verbs: Any) -> None:
 
 def _add_evaluate(verbs: Any) -> None:
     verb = verbs.add_parser("evaluate", help="Fmax, weighted Fmax, Smin, AUPR and coverage per aspect")
-    verb.add_argument("--from-manifest", type=Path, metavar="MANIFEST", help="score a run's submission against its test truth")
+    verb.add_argument(
+        "--from-manifest", type=Path, metavar="MANIFEST", help="score a run's submission against its test truth"
+    )
     verb.add_argument("--pred", type=Path, help="TSV: protein, term, score")
     verb.add_argument("--truth", type=Path, help="TSV: protein, term[, aspect]")
     verb.add_argument("--obo", type=Path)
@@ -135,7 +141,11 @@ def predict(arguments: argparse.Namespace) -> int:
     from services.train import prediction  # noqa: PLC0415 - after the thread count is fixed
 
     result = prediction.predict_file(arguments)
-    print(json.dumps(result) if arguments.json else f"{result['proteins']} proteins, {result['rows']} rows: {arguments.out}")
+    print(
+        json.dumps(result)
+        if arguments.json
+        else f"{result['proteins']} proteins, {result['rows']} rows: {arguments.out}"
+    )
     return 0
 
 
@@ -167,7 +177,9 @@ def prepare(arguments: argparse.Namespace, sets: list[str]) -> tuple[LoadedConfi
     set_quiet(arguments.quiet)
     from services.train.data import dataset_defaults  # noqa: PLC0415 - only numpy and the standard library
 
-    loaded = load_config(arguments.config, environment=os.environ, sets=sets, overrides=arguments.overrides, datasets=dataset_defaults)
+    loaded = load_config(
+        arguments.config, environment=os.environ, sets=sets, overrides=arguments.overrides, datasets=dataset_defaults
+    )
     fix_threads(loaded.config.threads)
     return loaded, loaded.config
 
@@ -192,5 +204,3 @@ def show_plan(steps: list[dict[str, str]], *, as_json: bool, quiet: bool = False
         for step in steps:
             print(f"{step['stage']:<30} {step['action']:<8} {step['reason']}")
     return 0
-
-

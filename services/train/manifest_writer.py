@@ -41,7 +41,12 @@ MANIFEST = "manifest.json"
 
 # Arrays whose rows follow the table on the left.
 ROW_CONTRACTS = {
-    "parsed/train_seq.feather": ("parsed/train_taxa.feather", "parsed/splits.feather", "features/train_embeds_", "features/oof_"),
+    "parsed/train_seq.feather": (
+        "parsed/train_taxa.feather",
+        "parsed/splits.feather",
+        "features/train_embeds_",
+        "features/oof_",
+    ),
     "parsed/test_seq.feather": ("parsed/test_taxa.feather", "features/test_embeds_", "features/test_pred_"),
 }
 EMBEDDED_MODALITIES = ("esm2", "t5", "text")
@@ -87,7 +92,9 @@ class ManifestWriter:
                 "env_lock": self.env_lock.model_dump(),
                 "dataset": self._dataset(made, first).model_dump(),
                 "encoder": [record.model_dump() for record in self._encoders(made)],
-                "checkpoints": sorted(path for path in made if path.startswith("models/") and path.endswith((".pth", ".npz"))),
+                "checkpoints": sorted(
+                    path for path in made if path.startswith("models/") and path.endswith((".pth", ".npz"))
+                ),
                 "config_path": CONFIG_RAW,
                 "config_resolved_path": CONFIG_RESOLVED,
                 "artifacts": self._artifacts(made).model_dump(),
@@ -115,7 +122,16 @@ class ManifestWriter:
                 records.append(StageRecord(id=stage.id, fingerprint="", started=None, finished=None, status="pending"))
                 continue
             outputs = [OutputRecord(path=o.path, sha256=o.sha256, size=o.size, rows=o.rows) for o in done.outputs]
-            records.append(StageRecord(id=stage.id, fingerprint=done.fingerprint, started=done.started, finished=done.finished, status="done", outputs=outputs))
+            records.append(
+                StageRecord(
+                    id=stage.id,
+                    fingerprint=done.fingerprint,
+                    started=done.started,
+                    finished=done.finished,
+                    status="done",
+                    outputs=outputs,
+                )
+            )
         return records
 
     def _dataset(self, made: Mapping[str, Output], first: Checkpoint) -> Dataset:
@@ -137,9 +153,18 @@ class ManifestWriter:
         return Artifacts(metrics=[path for path in ("metrics.json",) if path in made], figures=figures, plots=figures)
 
     def _transforms(self, made: Mapping[str, Output]) -> Transforms:
-        fitted = next((o for path, o in sorted(made.items()) if path.startswith("models/level1/mlp.") and path.endswith((".npz", ".pth"))), None)
+        fitted = next(
+            (
+                o
+                for path, o in sorted(made.items())
+                if path.startswith("models/level1/mlp.") and path.endswith((".npz", ".pth"))
+            ),
+            None,
+        )
         where = {"path": fitted.path, "sha256": fitted.sha256} if fitted and self.config.transform.normalize else None
-        return Transforms(version=self.config.transform.version, normalize=self.config.transform.normalize, mean=where, std=where)
+        return Transforms(
+            version=self.config.transform.version, normalize=self.config.transform.normalize, mean=where, std=where
+        )
 
     def _modalities(self, made: Mapping[str, Output]) -> dict[str, str]:
         present = {"sequence": True}
@@ -150,7 +175,9 @@ class ManifestWriter:
         if "parsed/train_taxa.feather" in made:
             present["taxon"] = bool(np.any(self._read(made, "parsed/train_taxa.feather")["taxon_id"].to_numpy() != 0))
         if "external/prop_train_no_kaggle.tsv.gz" in made:
-            present["goa"] = any((made[f"external/prop_{part}_no_kaggle.tsv.gz"].rows or 0) > 0 for part in ("train", "test"))
+            present["goa"] = any(
+                (made[f"external/prop_{part}_no_kaggle.tsv.gz"].rows or 0) > 0 for part in ("train", "test")
+            )
         return {name: "present" if value else "absent" for name, value in present.items()}
 
     def _seeds(self) -> dict[str, Any]:
@@ -187,7 +214,13 @@ def row_checks(made: Mapping[str, Output]) -> Checks:
             if path == table or not path.startswith(prefixes):
                 continue
             if output.rows != made[table].rows:
-                raise IntegrityError(f"{path} has {output.rows} rows, {table} has {made[table].rows}", remedy="Run again with --from-stage of the stage that wrote it")
+                raise IntegrityError(
+                    f"{path} has {output.rows} rows, {table} has {made[table].rows}",
+                    remedy="Run again with --from-stage of the stage that wrote it",
+                )
             compared.append({"path": path, "rows": output.rows, "with": table})
-    rows = {name: made[f"parsed/{name}_seq.feather"].rows if f"parsed/{name}_seq.feather" in made else None for name in ("train", "test")}
+    rows = {
+        name: made[f"parsed/{name}_seq.feather"].rows if f"parsed/{name}_seq.feather" in made else None
+        for name in ("train", "test")
+    }
     return Checks(train_rows=rows["train"], test_rows=rows["test"], compared=compared)

@@ -49,7 +49,9 @@ class Session:
         make_deterministic(self.config.threads)
         store = self._store()
         log = Logger(self.run_folder / "logs", quiet=self.quiet)
-        writer = ManifestWriter(PIPELINE, self.config, self.loaded.run_id, self.run_folder, self.repository, self.env_lock, store)
+        writer = ManifestWriter(
+            PIPELINE, self.config, self.loaded.run_id, self.run_folder, self.repository, self.env_lock, store
+        )
         runner = self._runner(log, store)
         announced: set[str] = set()
 
@@ -74,7 +76,11 @@ class Session:
         return self._result(steps, complete)
 
     def _result(self, steps: list[Step], complete: bool) -> dict[str, Any]:
-        where = {"manifest": str(self.run_folder / MANIFEST), "submission": str(self.run_folder / "submission.tsv"), "metrics": str(self.run_folder / "metrics.json")}
+        where = {
+            "manifest": str(self.run_folder / MANIFEST),
+            "submission": str(self.run_folder / "submission.tsv"),
+            "metrics": str(self.run_folder / "metrics.json"),
+        }
         return {
             "run_id": self.loaded.run_id,
             "status": "complete" if complete else "partial",
@@ -119,6 +125,10 @@ def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path | Non
     config = Config.model_validate_json((folder / manifest.config_resolved_path).read_bytes())
     data = config.data
     if data.test_terms is None or data.obo is None:
-        raise MissingInput("the run has no test truth", where=str(manifest_path), remedy="Give data.test_terms, or use --pred and --truth")
+        raise MissingInput(
+            "the run has no test truth",
+            where=str(manifest_path),
+            remedy="Give data.test_terms, or use --pred and --truth",
+        )
     ia = resolve_input(data.ia, config) if data.ia is not None else None
     return folder / "submission.tsv", resolve_input(data.test_terms, config), resolve_input(data.obo, config), ia

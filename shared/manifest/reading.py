@@ -93,7 +93,9 @@ def check_hash(root: Path, path: str, expected: str) -> None:
         raise IntegrityError(f"{path} is missing; expected sha256 {expected}", where=str(root), remedy=remedy)
     found = sha256_file(file)
     if found != expected:
-        raise IntegrityError(f"{path} changed: expected sha256 {expected}, found {found}", where=str(root), remedy=remedy)
+        raise IntegrityError(
+            f"{path} changed: expected sha256 {expected}, found {found}", where=str(root), remedy=remedy
+        )
 
 
 def load_manifest(path: Path, *, complete: bool = True, verify: bool = True) -> Manifest:

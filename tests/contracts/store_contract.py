@@ -24,7 +24,9 @@ def make_run(root: Path, text: str = "hello", fingerprint: str = "f" * 64) -> Ch
     artefact(PATHS[0]).codec.write(root / PATHS[0], {"text": text})
     artefact(PATHS[1]).codec.write(root / PATHS[1], pd.DataFrame({"EntryID": ["P1"], "text": [text]}))
     outputs = tuple(Output.of(root, path) for path in PATHS)
-    return Checkpoint(STAGE, 1, fingerprint, {"config:text": "x"}, outputs, "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:01+00:00")
+    return Checkpoint(
+        STAGE, 1, fingerprint, {"config:text": "x"}, outputs, "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:01+00:00"
+    )
 
 
 class StoreContract:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as parquet
 import pytest
 from pipeline_runs import REPOSITORY, output_digests, run, train_command
+from pyarrow import parquet
 
 from shared.digests import sha256_file
 from shared.manifest import load_manifest

@@ -15,7 +15,10 @@ CALLS: list[str] = []
 
 def _first(ctx: StageContext) -> None:
     CALLS.append("first")
-    ctx.write("external/entryid_text.tsv", pd.DataFrame({"EntryID": ["P1", "P2"], "text": ["a", str(len(ctx.settings(TextConfig).drop_lines))]}))
+    ctx.write(
+        "external/entryid_text.tsv",
+        pd.DataFrame({"EntryID": ["P1", "P2"], "text": ["a", str(len(ctx.settings(TextConfig).drop_lines))]}),
+    )
     ctx.write("external/text_manifest.json", {"rows": 2})
 
 
@@ -27,8 +30,12 @@ def _second(ctx: StageContext) -> None:
     ctx.write("external/goa_manifest.json", {"text": list(table["text"])})
 
 
-FIRST = Stage("first", 1, _first, always(), always("external/entryid_text.tsv", "external/text_manifest.json"), (TextConfig,))
-SECOND = Stage("second", 1, _second, always("external/entryid_text.tsv"), always("external/goa_manifest.json"), (GoaConfig,))
+FIRST = Stage(
+    "first", 1, _first, always(), always("external/entryid_text.tsv", "external/text_manifest.json"), (TextConfig,)
+)
+SECOND = Stage(
+    "second", 1, _second, always("external/entryid_text.tsv"), always("external/goa_manifest.json"), (GoaConfig,)
+)
 PIPELINE = (FIRST, SECOND)
 
 

@@ -27,8 +27,18 @@ def load(tmp_path: Path, text: str = "", name: str = "c.yaml", environment: dict
 def test_each_layer_wins_over_the_one_below(tmp_path) -> None:
     overrides = tmp_path / "o.json"
     overrides.write_text('{"stacker": {"layers": 5}}')
-    environment = {"GOWHY_CFG__STACKER__LAYERS": "3", "GOWHY_CFG__STACKER__HIDDEN": "3", "GOWHY_CFG__STACKER__EPOCHS": "3"}
-    loaded = load(tmp_path, "stacker: {layers: 2, hidden: 2, epochs: 2, dropout: 0.2}", environment=environment, sets=["stacker.layers=4", "stacker.hidden=4"], overrides=overrides)
+    environment = {
+        "GOWHY_CFG__STACKER__LAYERS": "3",
+        "GOWHY_CFG__STACKER__HIDDEN": "3",
+        "GOWHY_CFG__STACKER__EPOCHS": "3",
+    }
+    loaded = load(
+        tmp_path,
+        "stacker: {layers: 2, hidden: 2, epochs: 2, dropout: 0.2}",
+        environment=environment,
+        sets=["stacker.layers=4", "stacker.hidden=4"],
+        overrides=overrides,
+    )
     stacker = loaded.config.stacker
     assert (stacker.layers, stacker.hidden, stacker.epochs, stacker.dropout) == (5, 4, 3, 0.2)
     assert loaded.raw == {"stacker": {"layers": 5, "hidden": 4, "epochs": 3, "dropout": 0.2}}
@@ -42,7 +52,12 @@ def test_null_clears(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "near"),
-    [("stackr: {}", "stacker"), ("stacker: {layer: 2}", "stacker.layers"), ("level1: {cnn: {epoch: 1}}", "level1.cnn.epochs"), ("zzzzzzz: 1", "Known here")],
+    [
+        ("stackr: {}", "stacker"),
+        ("stacker: {layer: 2}", "stacker.layers"),
+        ("level1: {cnn: {epoch: 1}}", "level1.cnn.epochs"),
+        ("zzzzzzz: 1", "Known here"),
+    ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest(tmp_path, text, near) -> None:
     with pytest.raises(ConfigError, match=near) as caught:
@@ -113,7 +128,11 @@ def test_every_shipped_config_validates_both_ways(path, tmp_path) -> None:
     jsonschema.validate(loaded.config.model_dump(mode="json"), document)
 
 
-@given(st.dictionaries(st.sampled_from(all_keys(Config)), st.sampled_from([1, 0, -1, "x", None, True, 0.5, []]), max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from(all_keys(Config)), st.sampled_from([1, 0, -1, "x", None, True, 0.5, []]), max_size=4
+    )
+)
 def test_any_assignment_is_accepted_or_refused_cleanly(values) -> None:
     try:
         loaded = load_config(None, environment={}, sets=[f"{key}={json.dumps(value)}" for key, value in values.items()])

@@ -71,7 +71,9 @@ def test_other_endings(capsys) -> None:
 
 def test_sigterm_is_143() -> None:
     script = "import argparse, time; from shared.edge import run_command\ndef f(a):\n  print('up', flush=True); time.sleep(60)\nraise SystemExit(run_command(f, argparse.Namespace()))"
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     with process:
         assert process.stdout.readline() == b"up\n"
         process.send_signal(signal.SIGTERM)
@@ -85,7 +87,9 @@ def test_a_wrong_command_line_is_64() -> None:
     assert caught.value.code == 64
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 73), (errno.EROFS, 73), (errno.EACCES, 73), (errno.ENOENT, 66), (errno.EIO, 73)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 73), (errno.EROFS, 73), (errno.EACCES, 73), (errno.ENOENT, 66), (errno.EIO, 73)]
+)
 def test_operating_system_failures_have_names(number, code) -> None:
     error = from_os_error(OSError(number, os.strerror(number), "/some/file"), "here")
     assert error.exit_code == code

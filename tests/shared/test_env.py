@@ -112,7 +112,13 @@ def test_relevant_versions_leave_the_device_out() -> None:
 
 
 def test_command_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "shared.env", "hash", "--json"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "shared.env", "hash", "--json"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert len(json.loads(done.stdout)["packages_digest"]) == 64
 
 

@@ -26,7 +26,11 @@ def make_run(folder: Path, **changes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config_raw.json", "config_resolved.json", "model_manifest.json", "submission.tsv"):
         (folder / name).write_text(f"{name}\n")
-    record = lambda name: {"path": name, "sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size, "rows": None}  # noqa: E731
+
+    def record(name: str) -> dict[str, object]:
+        file = folder / name
+        return {"path": name, "sha256": sha256_file(file), "size": file.stat().st_size, "rows": None}
+
     document = {
         "manifest_version": "1.0",
         "run_id": "r",
@@ -45,7 +49,16 @@ def make_run(folder: Path, **changes) -> Path:
         "artifacts": {"metrics": [], "figures": [], "plots": []},
         "transforms": {"version": "v1", "normalize": False, "mean": None, "std": None},
         "modalities": {},
-        "stages": [{"id": "stage_09_submission", "fingerprint": "f", "started": "s", "finished": "f", "status": "done", "outputs": [record("submission.tsv")]}],
+        "stages": [
+            {
+                "id": "stage_09_submission",
+                "fingerprint": "f",
+                "started": "s",
+                "finished": "f",
+                "status": "done",
+                "outputs": [record("submission.tsv")],
+            }
+        ],
         "checks": {"train_rows": 1, "test_rows": 1, "compared": []},
         "seeds": {},
         "splits": {},
@@ -61,7 +74,13 @@ def make_run(folder: Path, **changes) -> Path:
 
 
 def validate(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "shared.manifest", "validate", str(path), *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "shared.manifest", "validate", str(path), *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_whole_run_is_valid(tmp_path) -> None:

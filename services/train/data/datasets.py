@@ -8,12 +8,14 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from shared.atomic import write_json
 from shared.config.data import DataConfig
 from shared.errors import ConfigError, MissingInput, from_os_error
 
 VERSION = "1"
+Size = Literal["demo", "smoke"]
 DEMO_SEED = 2024
 DEFAULT_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"  # beside the repository
 
@@ -115,7 +117,7 @@ def _first_file(root: Path, name: str | tuple[str, ...]) -> Path:
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def _generated(size: str) -> Dataset:
+def _generated(size: Size) -> Dataset:
     """Entry of generated files, written once into the cache as a whole folder."""
 
     def files(cache: Path) -> Files:
@@ -128,7 +130,7 @@ def _generated(size: str) -> Dataset:
     return files
 
 
-def _generate(folder: Path, size: str) -> None:
+def _generate(folder: Path, size: Size) -> None:
     from services.train.data.demo import write_demo  # noqa: PLC0415 - slow to import, and only this entry needs it
 
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")

@@ -70,8 +70,9 @@ def host_background() -> FrequencyArray:
         for element, typical in zip(_constrained(motif), motif.typical, strict=True):
             counts = counts - _chances(element, typical)
     floor = 0.15 * BACKGROUND * MEAN_LENGTH
-    hosts: FrequencyArray = np.maximum(counts, floor)
-    return hosts / hosts.sum()
+    hosts = np.maximum(counts, floor)
+    frequencies: FrequencyArray = hosts / hosts.sum()
+    return frequencies
 
 
 def make_families(count: int, odds: Odds, rng: np.random.Generator) -> list[Family]:
@@ -207,7 +208,9 @@ class Planting:
         for motif in MOTIFS:
             for match in motif.pattern.occurrences(sequence):
                 if match.constrained != self.sites.get(motif.term):
-                    return [p for p in match.constrained if p not in kept and p >= self.start] or list(match.constrained)
+                    return [p for p in match.constrained if p not in kept and p >= self.start] or list(
+                        match.constrained
+                    )
         return None
 
     def _planted_hold(self) -> bool:

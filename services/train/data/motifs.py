@@ -19,7 +19,9 @@ from shared.errors import DataError
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 MAX_VARIANTS = 10_000
 
-_ELEMENT = re.compile(r"^(?:(?P<any>x)|(?P<one>[A-Z])|\[(?P<either>[A-Z]+)\]|\{(?P<neither>[A-Z]+)\})(?:\((?P<low>\d+)(?:,(?P<high>\d+))?\))?$")
+_ELEMENT = re.compile(
+    r"^(?:(?P<any>x)|(?P<one>[A-Z])|\[(?P<either>[A-Z]+)\]|\{(?P<neither>[A-Z]+)\})(?:\((?P<low>\d+)(?:,(?P<high>\d+))?\))?$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ class Pattern:
     @cached_property
     def variants(self) -> tuple[tuple[Element, ...], ...]:
         """The pattern with every choice of repeats written out: one single-residue element per position."""
-        choices = [[(Element(e.residues, e.kind),) * count for count in range(e.low, e.high + 1)] for e in self.elements]
+        choices = [
+            [(Element(e.residues, e.kind),) * count for count in range(e.low, e.high + 1)] for e in self.elements
+        ]
         return tuple(tuple(itertools.chain.from_iterable(choice)) for choice in itertools.product(*choices))
 
     @cached_property
@@ -124,7 +128,11 @@ def compile_pattern(text: str) -> Pattern:
 def _element(part: str, text: str) -> Element:
     match = _ELEMENT.match(part)
     if match is None:
-        raise DataError(f"not a pattern element: {part!r}", where=text, remedy="Elements are x, A, [AB] or {AB}, each with (n) or (n,m)")
+        raise DataError(
+            f"not a pattern element: {part!r}",
+            where=text,
+            remedy="Elements are x, A, [AB] or {AB}, each with (n) or (n,m)",
+        )
     low = int(match["low"] or 1)
     high = int(match["high"] or low)
     if high < low:

@@ -9,12 +9,12 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from shared.ontology import Ontology
 
 from shared.config import Level1Config, TransformConfig
 from shared.logs import Logger
 from shared.models.base import Level1Model
 from shared.models.features import Features, IntArray
+from shared.ontology import Ontology
 
 
 @dataclass(frozen=True, slots=True)

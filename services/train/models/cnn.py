@@ -78,19 +78,19 @@ def start_from_exemplars(
     A filter that already answers to some real window finds a motif in tens of examples, where one that
     starts from noise memorises its proteins first.
     """
-    kernel = network.kernel
-    long_enough = [sequence for sequence in sequences if len(sequence) >= kernel]
-    if not long_enough or share == 0:
+    usable = [sequence for sequence in sequences if len(sequence) >= network.kernel]
+    if not usable or share == 0:
         return
-    frequency = np.bincount(np.concatenate([tokens_of(s) for s in long_enough]), minlength=len(network.table))
     table = network.table.cpu().numpy()
+    frequency = np.bincount(np.concatenate([tokens_of(sequence) for sequence in usable]), minlength=len(table))
     background = (frequency / frequency.sum()) @ table
-    windows = np.empty((network.channels, table.shape[1], kernel), np.float32)
-    for channel in range(network.channels):
-        sequence = long_enough[int(generator.integers(len(long_enough)))]
-        start = int(generator.integers(len(sequence) - kernel + 1))
-        windows[channel] = (table[tokens_of(sequence)[start : start + kernel]] - background).T
-    network.filters.weight += share * torch.from_numpy(windows).to(network.filters.weight)
+    for weight in network.filter_weights():  # [filters, D, width]
+        windows = np.empty(weight.shape, np.float32)
+        for place in range(len(windows)):
+            sequence = usable[int(generator.integers(len(usable)))]
+            start = int(generator.integers(len(sequence) - weight.shape[2] + 1))
+            windows[place] = (table[tokens_of(sequence)[start : start + weight.shape[2]]] - background).T
+        weight.add_(torch.from_numpy(windows).to(weight), alpha=share)
 
 
 def disturb(tokens: IntArray, options: CnnConfig, generator: np.random.Generator) -> npt.NDArray[np.int64]:

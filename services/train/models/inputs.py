@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
-from shared.ontology import ASPECTS, Ontology
 
 from services.train.models.base import TrainingData
 from shared.errors import DataError, IntegrityError
 from shared.models.features import MODALITIES, Features, Hits, IntArray
+from shared.ontology import ASPECTS, Ontology
 
 Which = Literal["train", "test"]
 

@@ -1,0 +1,1 @@
+"""The nine stages, one file each; `services.train.pipeline` has their order."""

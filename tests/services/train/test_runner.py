@@ -105,7 +105,9 @@ def test_outputs_that_are_not_made_any_more_disappear(tmp_path) -> None:
     def less(ctx) -> None:
         ctx.write("external/entryid_text.tsv", __import__("pandas").DataFrame({"EntryID": ["P1"], "text": ["a"]}))
 
-    smaller = dataclasses.replace(fake.FIRST, version=2, run=less, outputs=lambda config: ("external/entryid_text.tsv",))
+    smaller = dataclasses.replace(
+        fake.FIRST, version=2, run=less, outputs=lambda config: ("external/entryid_text.tsv",)
+    )
     runner(tmp_path, stages=(smaller, fake.SECOND)).run()
     assert not (tmp_path / "external/text_manifest.json").exists()
 
@@ -158,7 +160,10 @@ def test_only_and_from_stage(tmp_path) -> None:
 def test_plan_says_what_and_why_and_does_nothing(tmp_path) -> None:
     store = MemoryStore()
     plan = runner(tmp_path, store=store).plan()
-    assert [(s.action, s.reason) for s in plan] == [("run", "not done yet"), ("run", "external/entryid_text.tsv will be made again")]
+    assert [(s.action, s.reason) for s in plan] == [
+        ("run", "not done yet"),
+        ("run", "external/entryid_text.tsv will be made again"),
+    ]
     assert fake.CALLS == []
     assert list(tmp_path.iterdir()) == []
     runner(tmp_path, store=store).run()
@@ -185,7 +190,9 @@ def test_death_at_every_write_of_a_commit(tmp_path, point) -> None:
     )
 
     def start(folder: Path, **environment: str) -> int:
-        return subprocess.run([sys.executable, "-c", script, str(folder)], cwd=REPOSITORY, env={**os.environ, **environment}, check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-c", script, str(folder)], cwd=REPOSITORY, env={**os.environ, **environment}, check=False
+        ).returncode
 
     assert start(tmp_path / "a", GOWHY_CRASH_AT=point) == 137
     assert start(tmp_path / "a") == 0

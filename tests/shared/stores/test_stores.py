@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from contracts.store_contract import STAGE, StoreContract, make_run
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -11,8 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from shared.errors import ConfigError, IntegrityError
 from shared.stores import LocalStore, MemoryStore, Store, open_store
 from shared.stores.base import checkpoint_key, object_key
-
-from contracts.store_contract import STAGE, StoreContract, make_run
 
 
 class TestLocalStore(StoreContract):
