@@ -16,7 +16,7 @@ setup: ## create or update the environment (.venv, or conda where it is present)
 
 train_and_xai: setup ## the demo chain: nine stages, manifest, explanations, report
 	@$(PYTHON) -m services.train run --config $(CONFIG) $(ARGS)
-	@$(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json
+	@$(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 	@if [ -f $(SITES) ] && [ "$(CONFIG)" = configs/demo.yaml ]; then \
 	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40; fi

@@ -27,25 +27,18 @@ def out(tmp_path_factory) -> Path:
     return folder
 
 
+def explain(out: Path, *arguments: str) -> Path:
+    """Explain the run; the folder of the result."""
+    done = run([sys.executable, "-m", "services.xai_worker", "explain", "--quiet", "--from-manifest", str(out / "smoke/manifest.json"), *arguments])
+    assert done.returncode == 0, done.stderr[-4000:]
+    return Path(done.stdout.splitlines()[0])
+
+
 @pytest.fixture(scope="module")
 def explained(out) -> Path:
-    """Its explanations' folder."""
+    """The CNN's explanations of every planted motif outside the fit."""
     sites = next((out / "cache").rglob("truth_sites.tsv"))
-    done = run(
-        [
-            sys.executable,
-            "-m",
-            "services.xai_worker",
-            "explain",
-            "--from-manifest",
-            str(out / "smoke/manifest.json"),
-            "--sites",
-            str(sites),
-            "--json",
-        ]
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return next((out / "smoke/xai").iterdir())
+    return explain(out, "--sites", str(sites), "--model", "cnn")
 
 
 def figures(out: Path, explained: Path) -> dict[str, float]:
@@ -133,7 +126,9 @@ def test_predict_gives_the_scores_of_the_run(out, tmp_path) -> None:
         )
 
 
-def test_explanations_are_whole(out, explained) -> None:
+def test_explanations_are_whole(out) -> None:
+    """One protein, every model and method."""
+    explained = explain(out, "--limit", "1")
     result = json.loads((explained / "result.json").read_bytes())
     for path, digest in result["files"].items():
         assert sha256_file(explained / path) == (digest["sha256"] if isinstance(digest, dict) else digest)
