@@ -60,7 +60,7 @@ schema: setup ## write schema/*.json from the models
 	@$(PYTHON) -m schema
 
 golden: setup ## rewrite the golden files; review the difference
-	@GOWHY_WRITE_GOLDEN=1 $(PYTHON) -m pytest tests/golden $(ARGS)
+	@GOWHY_WRITE_GOLDEN=1 $(PYTHON) -m pytest tests/e2e/test_smoke.py -k golden $(ARGS)
 
 relock: setup ## resolve envs/pip/*.txt again from envs/pip/*.in (needs uv)
 	@bash envs/relock.sh

@@ -133,6 +133,8 @@ def from_os_error(error: OSError, where: str) -> GowhyError:
         return CannotWrite(
             "not writable", where=where, remedy="Make the folder writable or choose another with --set paths.out=DIR"
         )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return CannotWrite("not a folder", where=where, remedy="Choose another with --set paths.out=DIR")
     if isinstance(error, FileNotFoundError):
         return MissingInput(f"no such file: {error.filename}", where=where)
     return CannotWrite(str(error), where=where)

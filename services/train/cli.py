@@ -78,9 +78,6 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--knn-correction", choices=("off", "low_conf_only", "all"), default="off")
     verb.add_argument("--reference", type=Path, help="KNN reference outside the bundle; --reference-sha256 says which")
     verb.add_argument("--reference-sha256", metavar="HEX")
-    verb.add_argument(
-        "--allow-legacy-pickle", action="store_true", help="load a .pkl bundle that you trust; it can run code"
-    )
     verb.add_argument("--device", default="auto")
     verb.add_argument("--threads", type=int, default=2)
     _add_output_options(verb)

@@ -34,10 +34,10 @@ def test_random_kills_change_no_byte_and_repeat_no_finished_stage(tmp_path) -> N
     kills, runs = 0, 0
     while kills < KILLS:
         folder = tmp_path / f"b{runs}"
-        # A run that is killed at moments up to half its length ends after a few restarts; then the next one starts.
+        # A run that is killed at moments up to its whole length ends after a few restarts; then the next one starts.
         while kills < KILLS and not (folder / "latest").exists():
             process = start(train_command(folder, "--quiet"))
-            time.sleep(generator.uniform(0.1, duration / 2))
+            time.sleep(generator.uniform(0.1, duration))
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1

@@ -29,19 +29,19 @@ def test_each_layer_wins_over_the_one_below(tmp_path) -> None:
     overrides.write_text('{"stacker": {"layers": 5}}')
     environment = {
         "GOWHY_CFG__STACKER__LAYERS": "3",
-        "GOWHY_CFG__STACKER__HIDDEN": "3",
+        "GOWHY_CFG__STACKER__HIDDEN": "48",
         "GOWHY_CFG__STACKER__EPOCHS": "3",
     }
     loaded = load(
         tmp_path,
-        "stacker: {layers: 2, hidden: 2, epochs: 2, dropout: 0.2}",
+        "stacker: {layers: 2, hidden: 32, epochs: 2, dropout: 0.2}",
         environment=environment,
-        sets=["stacker.layers=4", "stacker.hidden=4"],
+        sets=["stacker.layers=4", "stacker.hidden=64"],
         overrides=overrides,
     )
     stacker = loaded.config.stacker
-    assert (stacker.layers, stacker.hidden, stacker.epochs, stacker.dropout) == (5, 4, 3, 0.2)
-    assert loaded.raw == {"stacker": {"layers": 5, "hidden": 4, "epochs": 3, "dropout": 0.2}}
+    assert (stacker.layers, stacker.hidden, stacker.epochs, stacker.dropout) == (5, 64, 3, 0.2)
+    assert loaded.raw == {"stacker": {"layers": 5, "hidden": 64, "epochs": 3, "dropout": 0.2}}
 
 
 def test_null_clears(tmp_path) -> None:

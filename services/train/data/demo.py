@@ -20,7 +20,7 @@ from services.train.data.demo_proteins import DemoProtein, Odds, make_families, 
 Size = Literal["demo", "smoke"]
 
 ONTOLOGY = Path(__file__).with_name("demo_go.obo")
-ODDS = Odds(eligible_family=0.6, planted=0.6, broken=0.1)
+ODDS = Odds(eligible_family=0.6, planted=0.6, broken=0.0)
 MEMBERS_PER_FAMILY = 8
 UNANNOTATED = 0.1  # of proteins, per aspect BP and CC: nobody looked
 WITH_TEXT, WITH_GOA, GOA_RIGHT = 0.7, 0.4, 0.85
@@ -64,7 +64,7 @@ class Counts:
     test: int
 
 
-SIZES: dict[Size, Counts] = {"demo": Counts(640, 128), "smoke": Counts(84, 24)}
+SIZES: dict[Size, Counts] = {"demo": Counts(480, 96), "smoke": Counts(84, 24)}
 
 
 @dataclass(frozen=True, slots=True)
