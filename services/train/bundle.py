@@ -214,6 +214,7 @@ def metadata(ctx: StageContext, data: TrainingData, rows: IntArray, stacker: dic
         "low_conf_threshold": stacker["low_conf_threshold"],
         "roots": stacker["roots"],
         "homology": ctx.settings(HomologyConfig).model_dump(mode="json"),
+        "homology_vote": ctx.settings(Level1Config).homology.model_dump(mode="json"),
         "submission": ctx.settings(SubmissionConfig).model_dump(mode="json"),
         "dataset": ctx.read("parsed/dataset_manifest.json"),
         "reference_storage": config.reference_storage,

@@ -11,7 +11,7 @@ from shared.config.bundle import BundleConfig
 from shared.config.data import DataConfig, HomologyConfig, SplitConfig
 from shared.config.embed import EmbedConfig, EncoderConfig, TransformConfig
 from shared.config.goa import GoaConfig
-from shared.config.level1 import Level1Config
+from shared.config.level1 import HomologyVoteConfig, Level1Config
 from shared.config.root import Config, PathsConfig, StoreConfig
 from shared.config.stacker import StackerConfig
 from shared.config.submission import EvaluationConfig, SubmissionConfig
@@ -26,6 +26,7 @@ __all__ = [
     "EvaluationConfig",
     "GoaConfig",
     "HomologyConfig",
+    "HomologyVoteConfig",
     "InputFile",
     "Level1Config",
     "PathsConfig",

@@ -42,6 +42,6 @@ class SplitConfig(Section):
 class HomologyConfig(Section):
     """The MMseqs2 search behind the vote and the split check."""
 
-    sensitivity: float = Field(5.7, ge=1, le=7.5)
-    evalue: float = Field(0.001, gt=0)
+    sensitivity: float = Field(7.5, ge=1, le=7.5)
+    evalue: float = Field(10.0, gt=0, description="weak hits vote too: their weight is small, and the prior's is not")
     max_hits: int = Field(100, ge=1)

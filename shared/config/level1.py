@@ -42,17 +42,26 @@ class KnnConfig(Section):
 
 
 class HomologyVoteConfig(Section):
-    """score(term) = sum of hit weights having the term / sum of hit weights; weight = bit score * identity ** power."""
+    """score(term) = weights of the hits that have the term / all weights; weight = bit score * identity ** power."""
 
-    identity_power: float = Field(0.0, ge=0)
-    prior_weight: float = Field(0.0, ge=0, description="bit score of an imagined hit that has every term by its prior")
+    identity_power: float = Field(1.0, ge=0, description="identity counts aligned over the longer protein")
+    prior_weight: float = Field(10.0, ge=0, description="weight of an imagined hit that has every term by its prior")
+    taxon_weight: float = Field(
+        10.0, gt=0, description="proteins that a term's overall share counts as, beside those of the taxon"
+    )
+
+
+class TaxonConfig(Section):
+    """How often a term is found among the fitted proteins of the same taxon."""
+
+    prior_proteins: float = Field(10.0, gt=0, description="proteins that a term's overall share counts as")
 
 
 class Level1Config(Section):
     """Stage 7."""
 
-    models: list[Literal["homology", "knn", "logreg", "mlp", "cnn"]] = Field(
-        ["homology", "knn", "logreg", "mlp", "cnn"], min_length=1
+    models: list[Literal["homology", "taxon", "knn", "logreg", "mlp", "cnn"]] = Field(
+        ["homology", "taxon", "knn", "logreg", "mlp", "cnn"], min_length=1
     )
     max_terms: int = Field(1500, ge=1, description="columns: the most frequent terms among the proteins of the fit")
     min_positives: int = Field(5, ge=1, description="fitted proteins a term needs")
@@ -63,5 +72,6 @@ class Level1Config(Section):
     logreg: LogregConfig = LogregConfig()
     knn: KnnConfig = KnnConfig()
     homology: HomologyVoteConfig = HomologyVoteConfig()
+    taxon: TaxonConfig = TaxonConfig()
     cnn: CnnConfig = CnnConfig()
     training: TrainingConfig = TrainingConfig()

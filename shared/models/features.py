@@ -42,6 +42,16 @@ class Hits:
             *(ordered[name].to_numpy(np.float32) for name in ("bits", "fident", "qcov", "tcov")),
         )
 
+    def weights(self, identity_power: float) -> FloatArray:
+        """What each hit's vote is worth: bits * global identity ** `identity_power`.
+
+        Global identity is about identical residues / length of the longer protein. Source of power 1:
+        InterLabelGO+ (QuanEvans/InterLabelGO), bit score * nident / max(qlen, slen).
+        """
+        identity = self.fident * np.minimum(self.qcov, self.tcov)
+        weights: FloatArray = (self.bits * identity ** np.float32(identity_power)).astype(np.float32)
+        return weights
+
     def of(self, query: int) -> slice:
         """The slice of hits of one query row."""
         return slice(int(self.indptr[query]), int(self.indptr[query + 1]))

@@ -1,8 +1,9 @@
 """Homology vote: proteins that a sequence search found vote with their bit scores.
 
-score(term) = sum of the weights of the hits that have the term / sum of the weights of the hits that
-are annotated in the term's aspect, weight = bit score * identity ** power; the score of the CAFA-3
-re-evaluation by Zhang and Freddolino (PMC11262835), there with power 0.
+score(term) = (weights of the hits that have the term + prior weight * prior) / (weights of the hits that
+are annotated in the term's aspect + prior weight), weight = bit score * global identity ** power; without
+prior and power, the score of the CAFA-3 re-evaluation by Zhang and Freddolino (PMC11262835). The prior is
+the term's share in the protein's own taxon, so that weak hits move a score by what they are worth.
 """
 
 from __future__ import annotations
@@ -20,17 +21,26 @@ from shared.models.reference import Reference
 from shared.nn.transforms import row_blocks
 
 
+OPTIONS = ("identity_power", "prior_weight", "taxon_weight")
+
+
 class HomologyVote:
-    """The vote over one reference. A protein without a useful hit gets the priors."""
+    """The vote over one reference. A protein without a useful hit gets its taxon's priors."""
 
     kind: ClassVar[str] = "homology"
     is_torch: ClassVar[bool] = False
 
     def __init__(
-        self, reference: Reference, terms: tuple[str, ...], *, identity_power: float, prior_weight: float
+        self,
+        reference: Reference,
+        terms: tuple[str, ...],
+        *,
+        identity_power: float,
+        prior_weight: float,
+        taxon_weight: float,
     ) -> None:
         self.reference, self.terms = reference, terms
-        self.identity_power, self.prior_weight = identity_power, prior_weight
+        self.identity_power, self.prior_weight, self.taxon_weight = identity_power, prior_weight, taxon_weight
 
     def logits(self, features: Features, rows: IntArray) -> FloatArray:
         """Logits [len(rows), term]; every reference protein among the hits votes."""
@@ -50,7 +60,7 @@ class HomologyVote:
         keep = position >= 0
         if folds is not None:
             keep &= folds[rows[query]] != folds[hits.target[chosen]]
-        weight = hits.bits[chosen] * hits.fident[chosen] ** np.float32(self.identity_power)
+        weight = hits.weights(self.identity_power)[chosen]
         shape = (len(rows), len(self.reference.rows))
         return sparse.csr_array((weight[keep].astype(np.float32), (query[keep], position[keep])), shape=shape)
 
@@ -63,7 +73,8 @@ class HomologyVote:
             )
         scores = np.empty((len(rows), len(self.terms)), np.float32)
         for place, block in row_blocks(rows):
-            priors = None if folds is None else self.reference.priors_without_fold(folds[block], folds)
+            own = None if folds is None else folds[block]
+            priors = self.reference.taxon_priors(features.taxa[block], self.taxon_weight, own, folds)
             scores[place] = self.reference.vote(self.weights(features.hits, block, folds), priors, self.prior_weight)
         return scores
 
@@ -73,10 +84,10 @@ class HomologyVote:
 
     def architecture(self) -> dict[str, Any]:
         """Terms and the options of the vote."""
-        return {"terms": list(self.terms), "identity_power": self.identity_power, "prior_weight": self.prior_weight}
+        return {"terms": list(self.terms), **{name: getattr(self, name) for name in OPTIONS}}
 
     @classmethod
     def restore(cls, architecture: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """Rebuild from plain values."""
-        options = {name: float(architecture[name]) for name in ("identity_power", "prior_weight")}
+        options = {name: float(architecture[name]) for name in OPTIONS}
         return cls(Reference.restore(arrays), tuple(architecture["terms"]), **options)

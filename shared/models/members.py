@@ -6,9 +6,10 @@ from shared.models.base import Level1Model
 from shared.models.homology_vote import HomologyVote
 from shared.models.knn import Knn
 from shared.models.logreg import Logreg
+from shared.models.taxon_prior import TaxonPrior
 from shared.nn.cnn import CnnModel
 from shared.nn.heads import MlpModel
 
 MEMBERS: dict[str, type[Level1Model]] = {
-    member.kind: member for member in (HomologyVote, Knn, Logreg, MlpModel, CnnModel)
+    member.kind: member for member in (HomologyVote, TaxonPrior, Knn, Logreg, MlpModel, CnnModel)
 }

@@ -1,4 +1,4 @@
-"""Reference proteins with labels: what the homology vote and the KNN vote with."""
+"""Reference proteins with labels: what the homology vote, the KNN and the taxon prior count."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Reference:
     annotated: npt.NDArray[np.bool_]  # [reference, aspect]
     aspects: npt.NDArray[np.int8]  # [term]
     priors: FloatArray  # [term], shares among the reference proteins annotated in the term's aspect
+    taxa: IntArray  # [reference], 0 where unknown
 
     def positions(self, rows: IntArray) -> IntArray:
         """Where train rows are among the reference proteins; -1 where they are not."""
@@ -49,6 +50,37 @@ class Reference:
             voters = others @ self.annotated
             priors[place] = (others @ self.labels) / np.maximum(voters[self.aspects], 1.0)
         return priors[which]
+
+    def taxon_priors(
+        self, taxa: IntArray, weight: float, query_folds: IntArray | None = None, folds: IntArray | None = None
+    ) -> FloatArray:
+        """Each term's share in the query's own taxon, pulled towards its share in all; float32 [query, term].
+
+        share = (reference proteins of the taxon that have the term + weight * prior) / (reference proteins of
+        the taxon annotated in the term's aspect + weight); the prior itself where the taxon is unknown (0).
+
+        Args:
+            taxa: [query].
+            weight: how many proteins the prior counts as.
+            query_folds: [query]; with `folds` ([train row]), reference proteins of the query's fold are left out.
+            folds: see `query_folds`.
+        """
+        own = None if folds is None else folds[self.rows]
+        left_out = np.full(len(taxa), -1, np.int64) if query_folds is None else query_folds
+        order = np.argsort(self.taxa, kind="stable")
+        ordered = self.taxa[order]
+        pairs, which = np.unique(np.stack([left_out, taxa]), axis=1, return_inverse=True)
+        result = np.empty((pairs.shape[1], len(self.aspects)), np.float32)
+        for fold in np.unique(pairs[0]):
+            base = self.priors if own is None or folds is None else self.priors_without_fold(np.array([fold]), folds)[0]
+            for place in np.flatnonzero(pairs[0] == fold):
+                taxon = pairs[1, place] or -1
+                members = order[np.searchsorted(ordered, taxon) : np.searchsorted(ordered, taxon, "right")]
+                members = members if own is None else members[own[members] != fold]
+                having = np.bincount(self.labels[members].indices, minlength=len(base))
+                known = self.annotated[members].sum(0)[self.aspects]
+                result[place] = (having + weight * base) / (known + weight)
+        return result[which.ravel()]
 
     def vote(
         self, weights: sparse.csr_array, priors: FloatArray | None = None, prior_weight: float = 0.0
@@ -79,6 +111,7 @@ class Reference:
             "reference.annotated": self.annotated,
             "reference.aspects": self.aspects,
             "reference.priors": self.priors,
+            "reference.taxa": self.taxa,
         }
 
     @classmethod
@@ -95,4 +128,5 @@ class Reference:
             arrays["reference.annotated"],
             arrays["reference.aspects"],
             arrays["reference.priors"],
+            arrays["reference.taxa"],
         )

@@ -128,11 +128,13 @@ def vote_all_terms(
     folds: IntArray | None = None,
     columns: BoolArray | None = None,
     confidence: float = 1.0,
+    identity_power: float = 0.0,
+    prior_weight: float = 0.0,
 ) -> sparse.csr_array:
     """Homology vote over every term of the ontology: the scores of terms that no model was fitted on.
 
-    score(term) = confidence x bits of the hits that have the term / bits of the hits that are
-    annotated in its aspect (of the others nothing is known).
+    score(term) = confidence x weight of the hits that have the term / (weight of the hits that are
+    annotated in its aspect (of the others nothing is known) + prior weight): the prior of a rare term is 0.
 
     Args:
         hits: hits of every query; targets are rows of `labels`.
@@ -143,6 +145,8 @@ def vote_all_terms(
         folds: [protein], for queries that are targets themselves: a query's own fold has no vote.
         columns: [term], which terms to score; None scores all.
         confidence: in (0, 1], what an undisputed vote is worth.
+        identity_power: see `Hits.weights`.
+        prior_weight: see `HomologyVote`.
 
     Returns:
         CSR float32 [len(rows), len(ontology)]; proteins without a hit have empty rows.
@@ -157,12 +161,13 @@ def vote_all_terms(
     # Only the voters' labels are touched, so that a block costs what its hits cost.
     voters, place = np.unique(target[voting], return_inverse=True)
     labels = labels[voters]
-    bits = sparse.csr_array((hits.bits[chosen][voting], (query[voting], place)), shape=(len(rows), len(voters)))
+    weight = hits.weights(identity_power)[chosen][voting]
+    given = sparse.csr_array((weight, (query[voting], place)), shape=(len(rows), len(voters)))
     member = np.zeros((len(ontology), len(ASPECTS)), np.float32)
     member[np.arange(len(ontology)), ontology.aspects] = 1
     known = ((labels.astype(np.float32) @ member) > 0).astype(np.float32)  # [voter, aspect]
-    total = bits @ known
-    votes = sparse.csr_array(bits @ _masked(labels, columns))
+    total = given @ known + np.float32(prior_weight)
+    votes = sparse.csr_array(given @ _masked(labels, columns))
     votes.sort_indices()
     row = np.repeat(np.arange(len(rows)), np.diff(votes.indptr))
     votes.data = (np.float32(confidence) * votes.data / total[row, ontology.aspects[votes.indices]]).astype(np.float32)

@@ -212,6 +212,7 @@ class TrainedModel:
         options = self.metadata["submission"]
         if options["rare_terms"] == "none" or features.hits is None:
             return None
+        vote = self.metadata["homology_vote"]
         outside = np.ones(len(self.ontology), bool)
         outside[term_columns(self.terms, self.ontology)] = False
         return vote_all_terms(
@@ -222,6 +223,8 @@ class TrainedModel:
             self.ontology,
             columns=outside,
             confidence=options["rare_confidence"],
+            identity_power=vote["identity_power"],
+            prior_weight=vote["prior_weight"],
         )
 
     @cached_property

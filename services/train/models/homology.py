@@ -24,4 +24,5 @@ class HomologyFitter:
             data.terms,
             identity_power=options.identity_power,
             prior_weight=options.prior_weight,
+            taxon_weight=options.taxon_weight,
         )

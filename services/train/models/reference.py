@@ -11,9 +11,10 @@ from shared.models.reference import Reference
 
 
 def make_reference(data: TrainingData, rows: IntArray) -> Reference:
-    """Labels, annotated aspects and priors of the train proteins at `rows`."""
+    """Labels, annotated aspects, priors and taxa of the train proteins at `rows`."""
     ordered = np.unique(rows)
     annotated = data.annotated[ordered]
     voters = np.maximum(annotated.sum(0)[data.aspects], 1)
     labels = known_labels(data, ordered)
-    return Reference(ordered, labels, annotated, data.aspects, (positives(data, ordered) / voters).astype(np.float32))
+    priors = (positives(data, ordered) / voters).astype(np.float32)
+    return Reference(ordered, labels, annotated, data.aspects, priors, data.features.taxa[ordered])

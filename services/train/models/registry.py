@@ -8,7 +8,9 @@ from services.train.models.homology import HomologyFitter
 from services.train.models.knn import KnnFitter
 from services.train.models.logreg import LogregFitter
 from services.train.models.mlp import MlpFitter
+from services.train.models.taxon import TaxonFitter
 
 MODELS: dict[str, Fitter] = {
-    fitter.name: fitter for fitter in (HomologyFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())
+    fitter.name: fitter
+    for fitter in (HomologyFitter(), TaxonFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())
 }

@@ -22,7 +22,7 @@ from services.train.evaluation_report import figures
 from services.train.models.inputs import Splits, load_labels, load_splits
 from services.train.stage import Stage, StageContext
 from services.train.submission import submitted, validate_submission, write_submission
-from shared.config import Config, EvaluationConfig, SubmissionConfig
+from shared.config import Config, EvaluationConfig, HomologyVoteConfig, Level1Config, SubmissionConfig
 from shared.errors import IntegrityError
 from shared.models.features import FloatArray, Hits, IntArray
 from shared.models.scoring import IDENTITY, Calibration, assemble_scores, term_columns, vote_all_terms
@@ -75,6 +75,7 @@ class Prepared:
     stacker: Model
     level1: tuple[Model, ...]
     settings: SubmissionConfig
+    vote: HomologyVoteConfig
 
 
 def run(ctx: StageContext) -> None:
@@ -125,6 +126,7 @@ def prepare(ctx: StageContext) -> Prepared:
         stacker=_model(ctx, STACKER, chosen, ctx.read(RECORD)["calibration"], parts),
         level1=tuple(_model(ctx, name, level1, IDENTITY, parts) for name in names if name != STACKER),
         settings=ctx.settings(SubmissionConfig),
+        vote=ctx.settings(Level1Config).homology,
     )
 
 
@@ -164,6 +166,8 @@ def score(prepared: Prepared, model: Model, part: Part, rows: IntArray) -> spars
             ontology,
             columns=outside,
             confidence=settings.rare_confidence,
+            identity_power=prepared.vote.identity_power,
+            prior_weight=prepared.vote.prior_weight,
         )
     logits = np.asarray(model.logits[part][rows], np.float32)
     return submitted(assemble_scores(logits, model.terms, model.calibration, ontology, rare), settings)

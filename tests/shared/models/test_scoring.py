@@ -121,6 +121,7 @@ def test_votes_are_their_definition(ontology: Ontology, found: list[tuple[int, i
     frame = pd.DataFrame(found, columns=["query", "target", "bits"]).assign(fident=1.0, qcov=1.0, tcov=1.0)
     rows = np.array([3, 0, 1])
     by_folds = data.draw(st.booleans())
+    prior_weight = data.draw(st.sampled_from([0.0, 50.0]))
     votes = vote_all_terms(
         Hits.from_frame(frame, 4),
         labels,
@@ -130,6 +131,7 @@ def test_votes_are_their_definition(ontology: Ontology, found: list[tuple[int, i
         folds=folds if by_folds else None,
         columns=columns,
         confidence=0.5,
+        prior_weight=prior_weight,
     ).toarray()
     dense = labels.toarray()
     annotated = np.stack([dense[:, ontology.aspects == a].any(axis=1) for a in range(3)], axis=1)
@@ -140,4 +142,4 @@ def test_votes_are_their_definition(ontology: Ontology, found: list[tuple[int, i
         for term in range(len(ontology)):
             known = sum(b for t, b in voters if annotated[t, ontology.aspects[term]])
             having = sum(b for t, b in voters if dense[t, term]) * columns[term]
-            assert votes[place, term] == pytest.approx(0.5 * having / known if known else 0)
+            assert votes[place, term] == pytest.approx(0.5 * having / (known + prior_weight) if known else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from services.train.models.base import TrainingData
 from services.train.models.homology import HomologyFitter
 from services.train.models.knn import KnnFitter
 from services.train.models.targets import positives
-from shared.config.level1 import HomologyVoteConfig, KnnConfig
+from services.train.models.taxon import TaxonFitter
+from shared.config.level1 import HomologyVoteConfig, KnnConfig, TaxonConfig
 from shared.errors import DataError, MissingInput
 from shared.models import knn as knn_module
 from shared.models.base import logit
@@ -35,14 +37,32 @@ def test_part(folder: Path) -> Features:
     return features_of_tests(folder)
 
 
-def voted(data: TrainingData, weights: dict[int, float], voters: set[int], prior_weight: float = 0.0) -> np.ndarray:
+TAXON_WEIGHT = 4.0
+
+
+def taxon_shares(data: TrainingData, taxon: int, voters: set[int], weight: float = TAXON_WEIGHT) -> np.ndarray:
+    """Each term's share among the voters of the taxon, pulled towards its share among all, by the definition."""
+    labels = data.labels.toarray()
+    shares = []
+    for column, aspect in enumerate(data.aspects):
+        known = [row for row in voters if data.annotated[row, aspect]]
+        prior = np.mean([labels[row, column] for row in known])
+        kin = [row for row in known if taxon and data.features.taxa[row] == taxon]
+        shares.append((sum(labels[row, column] for row in kin) + weight * prior) / (len(kin) + weight))
+    return np.array(shares)
+
+
+def voted(
+    data: TrainingData, taxon: int, weights: dict[int, float], voters: set[int], prior_weight: float = 0.0
+) -> np.ndarray:
     """Logits of one query by the definition; `weights` by train row, `voters` may vote."""
     labels = data.labels.toarray()
     reference = sorted(voters)
+    priors = taxon_shares(data, taxon, voters)
     scores = []
     for column, aspect in enumerate(data.aspects):
         known = [row for row in reference if data.annotated[row, aspect]]
-        prior = np.mean([labels[row, column] for row in known])
+        prior = priors[column]
         total = sum(weights.get(row, 0.0) for row in known)
         having = sum(weights.get(row, 0.0) * labels[row, column] for row in known)
         scores.append((having + prior_weight * prior) / (total + prior_weight) if total > 0 else prior)
@@ -51,13 +71,12 @@ def voted(data: TrainingData, weights: dict[int, float], voters: set[int], prior
 
 def hit_weights(hits: Hits, query: int, power: float) -> dict[int, float]:
     chosen = hits.of(query)
-    return dict(
-        zip(hits.target[chosen].tolist(), (hits.bits[chosen] * hits.fident[chosen] ** power).tolist(), strict=True)
-    )
+    identity = hits.fident[chosen] * np.minimum(hits.qcov[chosen], hits.tcov[chosen])
+    return dict(zip(hits.target[chosen].tolist(), (hits.bits[chosen] * identity**power).tolist(), strict=True))
 
 
 def homology(data: TrainingData, tmp_path: Path, power: float = 0.0, prior_weight: float = 0.0) -> HomologyVote:
-    options = HomologyVoteConfig(identity_power=power, prior_weight=prior_weight)
+    options = HomologyVoteConfig(identity_power=power, prior_weight=prior_weight, taxon_weight=TAXON_WEIGHT)
     config = QUICK.model_copy(update={"homology": options})
     return HomologyFitter().fit(data, np.flatnonzero(data.folds >= 0), fit_context(tmp_path, config))
 
@@ -69,7 +88,10 @@ def test_homology_vote_follows_its_definition(
     model = homology(data, tmp_path, power, prior_weight)
     fit_rows = set(np.flatnonzero(data.folds >= 0).tolist())
     rows = np.arange(len(test_part))
-    expected = [voted(data, hit_weights(test_part.hits, query, power), fit_rows, prior_weight) for query in rows]
+    expected = [
+        voted(data, test_part.taxa[query], hit_weights(test_part.hits, query, power), fit_rows, prior_weight)
+        for query in rows
+    ]
     np.testing.assert_allclose(model.logits(test_part, rows), expected, atol=2e-3)
 
 
@@ -79,15 +101,38 @@ def test_homology_out_of_fold_never_uses_the_own_fold(data: TrainingData, tmp_pa
     expected = []
     for query in rows:
         voters = set(np.flatnonzero((data.folds >= 0) & (data.folds != data.folds[query])).tolist())
-        expected.append(voted(data, hit_weights(data.features.hits, query, 0.0), voters))
+        expected.append(voted(data, data.features.taxa[query], hit_weights(data.features.hits, query, 0.0), voters))
     np.testing.assert_allclose(model.out_of_fold_logits(data.features, rows, data.folds), expected, atol=2e-3)
 
 
-def test_a_protein_without_hits_gets_the_priors(data: TrainingData, test_part: Features, tmp_path: Path) -> None:
+def test_a_protein_without_hits_gets_its_taxons_priors(
+    data: TrainingData, test_part: Features, tmp_path: Path
+) -> None:
     rows = np.flatnonzero(data.folds >= 0)
-    prior = positives(data, rows) / data.annotated[rows].sum(0)[data.aspects]
     assert test_part.hits.of(0) == slice(0, 0)
-    np.testing.assert_allclose(homology(data, tmp_path).logits(test_part, np.array([0]))[0], logit(prior), atol=1e-4)
+    model = homology(data, tmp_path)
+    of_taxon = taxon_shares(data, test_part.taxa[0], set(rows.tolist()))
+    np.testing.assert_allclose(model.logits(test_part, np.array([0]))[0], logit(of_taxon), atol=1e-4)
+    stateless = replace(test_part, taxa=np.zeros_like(test_part.taxa))
+    prior = positives(data, rows) / data.annotated[rows].sum(0)[data.aspects]
+    np.testing.assert_allclose(model.logits(stateless, np.array([0]))[0], logit(prior), atol=1e-4)
+
+
+@pytest.mark.parametrize("out_of_fold", [False, True])
+def test_the_taxon_prior_is_its_definition(data: TrainingData, tmp_path: Path, out_of_fold: bool) -> None:
+    config = QUICK.model_copy(update={"taxon": TaxonConfig(prior_proteins=3.0)})
+    fit_rows = np.flatnonzero(data.folds >= 0)
+    model = TaxonFitter().fit(data, fit_rows, fit_context(tmp_path, config))
+    rows = fit_rows[::-2] if out_of_fold else np.flatnonzero(data.folds < 0)
+    expected = []
+    for row in rows:
+        voters = set(fit_rows[(data.folds[fit_rows] != data.folds[row]) | (not out_of_fold)].tolist())
+        expected.append(logit(taxon_shares(data, data.features.taxa[row], voters, 3.0)))
+    found = (
+        model.out_of_fold_logits(data.features, rows, data.folds) if out_of_fold else model.logits(data.features, rows)
+    )
+    assert len(np.unique(data.features.taxa[rows])) > 1
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_renumbered_reference_rows_give_the_same_votes(data: TrainingData, test_part: Features, tmp_path: Path) -> None:
@@ -137,7 +182,7 @@ def test_knn_is_the_exact_cosine_vote(
         cosine = {row: float(exact[place] @ vectors[row]) for row in voters}
         nearest = sorted(voters, key=lambda row: (-cosine[row], row))[:6]
         weights = {row: float(np.exp((cosine[row] - 1) / 0.2)) for row in nearest}
-        expected.append(voted(data, weights, set(voters)))
+        expected.append(voted(data, 0, weights, set(voters)))
     ours = (
         model.out_of_fold_logits(data.features, queries, data.folds)
         if out_of_fold

@@ -58,7 +58,7 @@ name: gone
 namespace: molecular_function
 is_obsolete: true
 """
-CONFIG = Config.model_validate({"split": {"folds": 2}})
+CONFIG = Config.model_validate({"split": {"folds": 2}, "homology": {"evalue": 0.001}})
 Edit = Callable[[dict[str, str]], None]
 
 
