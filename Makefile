@@ -6,7 +6,7 @@ ARGS ?=
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos lint format schema golden relock validate clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-slow: setup ## the tests that take minutes
 
 chaos: setup ## kill the pipeline at random moments and compare bytes; KILLS=n
 	@GOWHY_KILLS=$(or $(KILLS),20) $(PYTHON) -m pytest -m chaos $(ARGS)
+
+quality: setup ## run DATA (medium or tiny), write its quality page, hold it to gates; ARGS=--ablations
+	@$(PYTHON) -m benchmarks.quality --data $(or $(DATA),medium) $(ARGS)
 
 lint: setup ## ruff, mypy, import contracts
 	@.venv/bin/ruff check .

@@ -1,4 +1,4 @@
-"""The command line of train: run, status, predict, evaluate.
+"""The command line of train: run, status, predict, evaluate, quality.
 
 Heavy imports happen inside the verbs, after the thread count is fixed, because numerical libraries
 read it once, when they are loaded.
@@ -33,6 +33,7 @@ def build_parser() -> Parser:
     _add_status(verbs)
     _add_predict(verbs)
     _add_evaluate(verbs)
+    _add_quality(verbs)
     return parser
 
 
@@ -96,6 +97,24 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--propagation", choices=("fill", "max"), default="fill")
     _add_output_options(verb)
     verb.set_defaults(command=evaluate)
+
+
+def _add_quality(verbs: Any) -> None:
+    verb = verbs.add_parser("quality", help="write the quality page of a complete run: tables, intervals, groups")
+    verb.add_argument("--from-manifest", type=Path, required=True, metavar="MANIFEST")
+    verb.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="predictions of the test proteins to compare with; repeatable",
+    )
+    verb.add_argument(
+        "--ablation", action="append", default=[], metavar="NAME=MANIFEST", help="a run without a modality"
+    )
+    verb.add_argument("--replicates", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
+    _add_output_options(verb)
+    verb.set_defaults(command=quality)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -169,6 +188,35 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def quality(arguments: argparse.Namespace) -> int:
+    """`quality`: measure a run on its held-out proteins and write the page."""
+    set_quiet(arguments.quiet)
+    from services.train.quality.page import DOCUMENT, write_page  # noqa: PLC0415 - numba takes a second to load
+    from services.train.quality.run import quality_document  # noqa: PLC0415
+
+    baselines, ablations = (named_files(pairs) for pairs in (arguments.baseline, arguments.ablation))
+    document = quality_document(arguments.from_manifest, baselines, ablations, arguments.replicates)
+    run_folder = arguments.from_manifest.parent
+    page = write_page(run_folder / "quality", run_folder, document)
+    print(json.dumps(document) if arguments.json else f"{page}\n{page.with_name(DOCUMENT)}")
+    return 0
+
+
+def named_files(pairs: list[str]) -> dict[str, Path]:
+    """NAME=FILE arguments.
+
+    Raises:
+        UsageError: one has no name.
+    """
+    found = {}
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or not name or not path:
+            raise UsageError(f"expected NAME=FILE, found {pair!r}")
+        found[name] = Path(path)
+    return found
+
+
 def prepare(arguments: argparse.Namespace, sets: list[str]) -> tuple[LoadedConfig, Config]:
     """Resolve the config, and fix the thread count before any numerical library is loaded."""
     set_quiet(arguments.quiet)
@@ -182,7 +230,12 @@ def prepare(arguments: argparse.Namespace, sets: list[str]) -> tuple[LoadedConfi
 
 
 def fix_threads(count: int) -> None:
-    """Fix the thread count of every numerical library: sums depend on it."""
+    """Fix the thread count of every numerical library: sums depend on it.
+
+    Threads that wait for each other sleep: on a machine that also does other work, spinning makes small
+    operators ten times slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in THREAD_VARIABLES:
         os.environ[name] = str(count)
 

@@ -140,43 +140,146 @@ def _finite(information: npt.NDArray[np.floating]) -> Real:
     return kept
 
 
+# Rows of a protein's contribution at each threshold.
+COVERED, TRUE, FALSE, MISSED, PRECISION, RECALL = range(6)
+
+
+@compiled
+def _contribute(
+    predicted: tuple[Array, Array, Array],
+    truth: tuple[Array, Array],
+    row: int,
+    weight: Array,
+    scratch: tuple[Array, Array],
+) -> Array:
+    """One protein at each threshold: covered, tp, fp, fn, precision, recall as float64 [6, count].
+
+    `scratch` is (bool [term], float64 [2, count + 1]); the former must be, and is left, all False.
+    """
+    is_true, at = scratch
+    pointer, index, codes = predicted
+    truth_pointer, truth_index = truth
+    count = at.shape[1] - 1
+    found = np.zeros((6, count))
+    total = 0.0
+    for j in range(truth_pointer[row], truth_pointer[row + 1]):
+        is_true[truth_index[j]] = True
+        total += weight[truth_index[j]]
+    at[:] = 0
+    for j in range(pointer[row], pointer[row + 1]):
+        reached = int(codes[j]) - 1
+        at[0, reached] += weight[index[j]]
+        if is_true[index[j]]:
+            at[1, reached] += weight[index[j]]
+    selected, correct = 0.0, 0.0
+    for k in range(count - 1, -1, -1):
+        selected += at[0, k + 1]
+        correct += at[1, k + 1]
+        if selected > 0:
+            found[0, k] = 1
+            found[4, k] = correct / selected
+        found[1, k] = correct
+        found[2, k] = selected - correct
+        found[3, k] = total - correct
+        if total > 0:
+            found[5, k] = correct / total
+    for j in range(truth_pointer[row], truth_pointer[row + 1]):
+        is_true[truth_index[j]] = False
+    return found
+
+
 @compiled
 def _tally(
     predicted: tuple[Array, Array, Array], truth: tuple[Array, Array], rows: Array, weight: Array, count: int
 ) -> Array:
-    """Sums over proteins at each threshold: covered, tp, fp, fn, precision, recall as float64 [6, count]."""
-    pointer, index, codes = predicted
-    truth_pointer, truth_index = truth
+    """Sums of the proteins' contributions, float64 [6, count]."""
     sums = np.zeros((6, count))
-    is_true = np.zeros(len(weight), np.bool_)
-    at, true_at = np.zeros(count + 1), np.zeros(count + 1)
+    scratch = (np.zeros(len(weight), np.bool_), np.zeros((2, count + 1)))
     for row in rows:
-        total = 0.0
-        for j in range(truth_pointer[row], truth_pointer[row + 1]):
-            is_true[truth_index[j]] = True
-            total += weight[truth_index[j]]
-        at[:] = 0
-        true_at[:] = 0
-        for j in range(pointer[row], pointer[row + 1]):
-            reached = int(codes[j]) - 1
-            at[reached] += weight[index[j]]
-            if is_true[index[j]]:
-                true_at[reached] += weight[index[j]]
-        selected, correct = 0.0, 0.0
-        for k in range(count - 1, -1, -1):
-            selected += at[k + 1]
-            correct += true_at[k + 1]
-            if selected > 0:
-                sums[0, k] += 1
-                sums[4, k] += correct / selected
-            sums[1, k] += correct
-            sums[2, k] += selected - correct
-            sums[3, k] += total - correct
-            if total > 0:
-                sums[5, k] += correct / total
-        for j in range(truth_pointer[row], truth_pointer[row + 1]):
-            is_true[truth_index[j]] = False
+        sums += _contribute(predicted, truth, row, weight, scratch)
     return sums
+
+
+@compiled
+def _each(
+    predicted: tuple[Array, Array, Array], truth: tuple[Array, Array], rows: Array, weight: Array, count: int
+) -> Array:
+    """The proteins' contributions, float64 [6, len(rows), count]."""
+    found = np.zeros((6, len(rows), count))
+    scratch = (np.zeros(len(weight), np.bool_), np.zeros((2, count + 1)))
+    for place, row in enumerate(rows):
+        found[:, place, :] = _contribute(predicted, truth, row, weight, scratch)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ProteinCurves:
+    """The annotated proteins' own figures in one aspect: `rows` [n] of the truth, the others [n, threshold].
+
+    `used` says where an unweighted term is predicted: thresholds that no protein uses do not count, as in cafaeval.
+    """
+
+    rows: npt.NDArray[np.int64]
+    used: Real
+    covered: Real
+    precision: Real
+    recall: Real
+
+    def fmax(self, counts: npt.NDArray[np.floating] | None = None) -> Real:
+        """Fmax of samples of proteins, float64 [sample].
+
+        Args:
+            counts: [sample, n], how often each protein is drawn; None is every protein once.
+        """
+        drawn = np.ones((1, len(self.rows))) if counts is None else np.asarray(counts, np.float64)
+        covered = drawn @ self.covered
+        precision = np.divide(drawn @ self.precision, covered, out=np.zeros_like(covered), where=covered > 0)
+        recall = drawn @ self.recall / np.maximum(drawn.sum(axis=1, keepdims=True), 1)
+        total = precision + recall
+        f = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+        best: Real = np.where(drawn @ self.used > 0, f, 0.0).max(axis=1, initial=0.0)
+        return best
+
+    def of(self, chosen: npt.NDArray[np.bool_]) -> ProteinCurves:
+        """Only the proteins that `chosen` [row of the truth] names."""
+        kept = chosen[self.rows]
+        return ProteinCurves(
+            self.rows[kept], self.used[kept], self.covered[kept], self.precision[kept], self.recall[kept]
+        )
+
+
+def protein_curves(
+    scores: sparse.csr_array,
+    truth: sparse.csr_array,
+    ontology: Ontology,
+    information: npt.NDArray[np.floating],
+    *,
+    propagation: Propagation = "fill",
+    no_orphans: bool = True,
+    threshold_step: float = 0.01,
+) -> dict[str, ProteinCurves]:
+    """Information-weighted precision and recall of every annotated protein, per aspect; arguments as `evaluate`'s."""
+    thresholds = np.arange(threshold_step, 1, threshold_step)
+    annotated = propagate_labels(truth, ontology)
+    predicted = propagate_max(_codes(scores, thresholds), ontology, fill=propagation == "fill")
+    counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
+    bits = _finite(information)
+    curves = {}
+    for number, aspect in enumerate(ASPECTS):
+        own = ontology.aspects == number
+        rows = rows_annotated(annotated, own)
+        plain, found = (
+            _each(
+                (predicted.indptr, predicted.indices, predicted.data),
+                (annotated.indptr, annotated.indices),
+                rows,
+                weight,
+                len(thresholds),
+            )
+            for weight in (np.where(own & counted, 1.0, 0.0), np.where(own, bits, 0.0))
+        )
+        curves[aspect] = ProteinCurves(rows, plain[COVERED], found[COVERED], found[PRECISION], found[RECALL])
+    return curves
 
 
 def _curve(

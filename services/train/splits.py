@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from shared.config import SplitConfig
 from shared.digests import digest_of_lines
@@ -88,6 +90,31 @@ def make_split(
     return Split(ids, validation, folds, clusters, record)
 
 
+def join_near_copies(clusters: IntArray, hits: pd.DataFrame, identity: float, coverage: float) -> IntArray:
+    """Join clusters that hold near copies of each other, which a clustering by centres may separate.
+
+    Args:
+        clusters: int64 [proteins], numbered by their first member's row.
+        hits: search of the proteins in themselves; columns query, target, fident, qcov, tcov.
+        identity: least identical fraction of a near copy; above 1 joins nothing.
+        coverage: least aligned fraction of both proteins.
+
+    Returns:
+        int64 [proteins], numbered in the same way.
+    """
+    near = _near(hits, identity, coverage)
+    a, b = clusters[near["query"].to_numpy()], clusters[near["target"].to_numpy()]
+    size = int(clusters.max()) + 1 if len(clusters) else 0
+    _, joined = connected_components(sparse.csr_array((np.ones(len(a)), (a, b)), shape=(size, size)), directed=False)
+    labels, _ = pd.factorize(joined[clusters])  # by first appearance
+    return labels.astype(np.int64)
+
+
+def _near(hits: pd.DataFrame, identity: float, coverage: float) -> pd.DataFrame:
+    covered = np.minimum(hits["qcov"].to_numpy(), hits["tcov"].to_numpy()) >= np.float32(coverage)
+    return hits[covered & (hits["fident"].to_numpy() >= np.float32(identity))]
+
+
 def near_pairs(split: Split, hits: pd.DataFrame, min_seq_id: float, coverage: float) -> dict[str, Any]:
     """Count similar pairs that the split did not keep together.
 
@@ -100,8 +127,7 @@ def near_pairs(split: Split, hits: pd.DataFrame, min_seq_id: float, coverage: fl
     Returns:
         Pairs (each counted once) and proteins, across two folds and between validation and fit, with examples.
     """
-    covered = np.minimum(hits["qcov"].to_numpy(), hits["tcov"].to_numpy()) >= np.float32(coverage)
-    near = hits[covered & (hits["fident"].to_numpy() >= np.float32(min_seq_id))]
+    near = _near(hits, min_seq_id, coverage)
     query, target = near["query"].to_numpy(), near["target"].to_numpy()
     pairs = pd.DataFrame({"a": np.minimum(query, target), "b": np.maximum(query, target)}).drop_duplicates()
     pairs = pairs.sort_values(["a", "b"], ignore_index=True)

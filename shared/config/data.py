@@ -35,6 +35,9 @@ class SplitConfig(Section):
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     min_seq_id: float = Field(0.3, ge=0, le=1, description="cluster threshold, fraction identical")
     coverage: float = Field(0.8, ge=0, le=1)
+    near_copy_identity: float = Field(
+        0.9, ge=0.3, description="pairs this identical over `coverage` of both are never on two sides; above 1: allowed"
+    )
     linclust_above: int = Field(50_000, description="proteins above which linear-time clustering is used")
     seed: int = 11
 

@@ -83,6 +83,7 @@ def load_config(
     config = validate(raw, where=str(file) if file else "configuration")
     if datasets is not None:
         config = apply_dataset(config, raw, datasets)
+    refuse_future_annotations(config)
     return LoadedConfig(config, raw, file.stem if file else "run")
 
 
@@ -235,6 +236,20 @@ def apply_dataset(config: Config, raw: Mapping[str, Any], datasets: DatasetDefau
     name = "files" if explicit and config.data.name != "files" else config.data.name
     data = config.data.model_copy(update={**filled, "name": name})
     return config.model_copy(update={"data": data})
+
+
+def refuse_future_annotations(config: Config) -> None:
+    """A GAF file beside a test truth needs a date, or annotations made after the labels were hidden leak them.
+
+    Raises:
+        ConfigError: the date is missing.
+    """
+    if config.data.gaf is not None and config.data.test_terms is not None and config.goa.frozen_at is None:
+        raise ConfigError(
+            "data.gaf and data.test_terms are given without a date: newer annotations would leak the test labels",
+            where="goa.frozen_at",
+            remedy="Set the last day of the train labels, for example --set goa.frozen_at=2021-05-01",
+        )
 
 
 def resolve_input(path: Path, config: Config) -> Path:

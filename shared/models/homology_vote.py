@@ -20,7 +20,6 @@ from shared.models.features import Features, FloatArray, Hits, IntArray
 from shared.models.reference import Reference
 from shared.nn.transforms import row_blocks
 
-
 OPTIONS = ("identity_power", "prior_weight", "taxon_weight")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pipeline_runs import REPOSITORY, run
+from pipeline_runs import run
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(900)]
 NAMESPACES = {"molecular_function": "MF", "biological_process": "BP", "cellular_component": "CC"}
@@ -19,11 +19,11 @@ NAMESPACES = {"molecular_function": "MF", "biological_process": "BP", "cellular_
 def folder(tmp_path_factory, gowhy_data) -> Path:
     """A finished run on tiny."""
     out = tmp_path_factory.mktemp("tiny") / "out"
-    config = str(REPOSITORY / "configs/tiny.yaml")
-    command = [sys.executable, "-m", "services.train", "run", "--quiet", "--config", config]
-    done = run([*command, "--set", f"paths.out={out}", "--set", "run_id=tiny"], GOWHY_DATA=str(gowhy_data))
-    assert done.returncode == 0, done.stderr[-4000:]
-    return out / "tiny"
+    command = [sys.executable, "-m", "benchmarks.quality", "--data", "tiny", "--out", str(out)]
+    done = run(command, GOWHY_DATA=str(gowhy_data))
+    assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-4000:])
+    assert done.stdout.splitlines()[-1].startswith("PASS ")
+    return out / "quality-tiny"
 
 
 def plain(path: Path, target: Path) -> Path:
@@ -60,3 +60,20 @@ def test_the_metrics_are_cafaevals_on_the_submission(folder, gowhy_data, tmp_pat
         assert own[f"fmax/{aspect}"] == pytest.approx(rows["f"].max(), abs=1e-3)
         assert own[f"fmax_w/{aspect}"] == pytest.approx(rows["f_w"].max(), abs=1e-3)
         assert own[f"smin/{aspect}"] == pytest.approx(rows["s_w"].min(), abs=2e-3)
+
+
+def test_the_quality_page_shows_every_table(folder) -> None:
+    page = (folder / "quality/index.html").read_text()
+    for heading in ("Validation proteins", "Test proteins", "By identity", "By what was known", "Calibration", "split"):
+        assert heading in page
+    assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
+    document = json.loads((folder / "quality/quality.json").read_bytes())
+    own = json.loads((folder / "metrics.json").read_bytes())
+    for part in ("val", "test"):
+        for aspect in ("MF", "BP", "CC"):
+            found = document["parts"][part]["fmax_w"]["gcn"][aspect]
+            assert found["value"] == pytest.approx(own[part]["gcn"][f"fmax_w/{aspect}"], abs=1e-9)
+            assert found["low"] <= found["value"] <= found["high"]
+            assert document["parts"][part]["reliability"][aspect]["ece"] == own[part]["gcn"][f"ece/{aspect}"]
+            bands = document["parts"][part]["identity"].values()
+            assert sum(band[aspect]["proteins"] for band in bands) == document["parts"][part]["annotated"][aspect]

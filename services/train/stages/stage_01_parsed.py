@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from services.train.checks import check_test_labels
 from services.train.data.tables import label_frame, label_matrix, read_information, read_labels, read_taxonomy
-from services.train.splits import Split, make_split, near_pairs, read_split_ids
+from services.train.splits import Split, join_near_copies, make_split, near_pairs, read_split_ids
 from services.train.stage import Stage, StageContext, always
 from shared.config import DataConfig, HomologyConfig, SplitConfig
 from shared.digests import canonical_json, sha256_bytes, sha256_file
@@ -82,13 +83,16 @@ def run(ctx: StageContext) -> None:
     _write_proteins(ctx, record, "test", test)
     ctx.write("parsed/ontology.json", ontology.to_json())
     ctx.write("parsed/train_terms.parquet", labels.frame(train_ids, ontology))
+    truths = {key: _read_label_set(ctx, record, key, test_ids, ontology) for key in ("test_terms", "known_terms")}
     for key, path in (("test_terms", "parsed/test_truth.parquet"), ("known_terms", "parsed/known_terms.parquet")):
-        ctx.write(path, _read_label_set(ctx, record, key, test_ids, ontology).frame(test_ids, ontology))
+        ctx.write(path, truths[key].frame(test_ids, ontology))
 
-    split = _split(ctx, train, listed)
+    record.facts["test_labels_in_train"] = _refuse_test_labels(labels, truths, train_ids, test_ids)
+    hits = _search(ctx, train, test)
+    split = _split(ctx, train, hits, listed)
     priors = _priors(labels, ~split.validation, ontology, information)
     ctx.write("parsed/term_priors.parquet", priors)
-    split_record = _search(ctx, split, train, test)
+    split_record = _checked_record(ctx, split, train, hits)
     ctx.write("parsed/splits.feather", split.frame())
     ctx.write("parsed/splits.json", split_record)
     record.facts["test_proteins_in_train"] = len(set(train_ids) & set(test_ids))
@@ -119,6 +123,26 @@ def _read_label_set(ctx: StageContext, record: Record, key: str, ids: Sequence[s
     if others["rows"]:
         ctx.log.warning(f"data.{key}: labels of proteins that are not in the FASTA were left out", **others)
     return LabelSet(stated, propagate_labels(stated, ontology))
+
+
+def _refuse_test_labels(
+    labels: LabelSet, truths: dict[str, LabelSet], train_ids: Sequence[str], test_ids: Sequence[str]
+) -> dict[str, Any]:
+    """What the truth states of a test protein may not be among the labels of the same protein in train.
+
+    Raises:
+        DataError: it is.
+    """
+    row_of = {protein: row for row, protein in enumerate(train_ids)}
+    at = [(place, row_of[protein]) for place, protein in enumerate(test_ids) if protein in row_of]
+    place, row = np.array(at, np.int64).reshape(-1, 2).T
+    same = sparse.csr_array((np.ones(len(at), np.int8), (place, row)), shape=(len(test_ids), len(train_ids)))
+    train = sparse.csr_array(same @ labels.propagated.astype(np.int8))
+    check = check_test_labels(truths["test_terms"].stated, truths["known_terms"].propagated, train)
+    if not check.holds:
+        remedy = "Take them out of data.train_terms, or name what was known before in data.known_terms"
+        raise DataError(check.says, where="data.test_terms", remedy=remedy)
+    return dict(check.found)
 
 
 def _read_information(ctx: StageContext, record: Record, ontology: Ontology) -> npt.NDArray[np.float32] | None:
@@ -162,7 +186,7 @@ def _write_proteins(ctx: StageContext, record: Record, part: str, proteins: Sequ
     }
 
 
-def _split(ctx: StageContext, train: Sequence[FastaRecord], listed: list[str] | None) -> Split:
+def _split(ctx: StageContext, train: Sequence[FastaRecord], hits: pd.DataFrame, listed: list[str] | None) -> Split:
     config = ctx.settings(SplitConfig)
     ids, sequences = [p.id for p in train], [p.sequence for p in train]
     ctx.log.event(f"clustering {len(train)} train proteins", searcher=searcher_version())
@@ -176,6 +200,7 @@ def _split(ctx: StageContext, train: Sequence[FastaRecord], listed: list[str] | 
         work=_searches(ctx),
         report=ctx.log.event,
     )
+    clusters = join_near_copies(clusters, hits, config.near_copy_identity, config.coverage)
     split = make_split(ids, sequences, clusters, config, listed)
     if listed is not None:
         unknown, moved = split.record["unknown"], split.record["moved_to_val_as_identical"]
@@ -186,28 +211,45 @@ def _split(ctx: StageContext, train: Sequence[FastaRecord], listed: list[str] | 
     return split
 
 
-def _search(
-    ctx: StageContext, split: Split, train: Sequence[FastaRecord], test: Sequence[FastaRecord]
-) -> dict[str, Any]:
-    """Write both homology tables; the record of the split with the near pairs that the search found."""
-    config, settings = ctx.settings(SplitConfig), ctx.settings(HomologyConfig)
+def _search(ctx: StageContext, train: Sequence[FastaRecord], test: Sequence[FastaRecord]) -> pd.DataFrame:
+    """Write both homology tables; the hits of the train proteins in themselves."""
     targets = [(p.id, p.sequence) for p in train]
     queries = [(p.id, p.sequence) for p in test]
-    options = {
-        "sensitivity": settings.sensitivity,
-        "evalue": settings.evalue,
-        "max_hits": settings.max_hits,
+    common: dict[str, Any] = {
+        **ctx.settings(HomologyConfig).model_dump(),
+        "threads": ctx.threads,
+        "work": _searches(ctx),
+        "report": ctx.log.event,
     }
-    common: dict[str, Any] = {**options, "threads": ctx.threads, "work": _searches(ctx), "report": ctx.log.event}
     ctx.log.event(f"searching {len(queries)} test proteins among {len(targets)} train proteins")
     ctx.write("parsed/homology_test.feather", search(queries, targets, **common))
     ctx.log.event(f"searching {len(targets)} train proteins among themselves")
     hits = search(targets, targets, within=True, **common)
     ctx.write("parsed/homology_train.feather", hits)
+    return hits
+
+
+def _checked_record(
+    ctx: StageContext, split: Split, train: Sequence[FastaRecord], hits: pd.DataFrame
+) -> dict[str, Any]:
+    """The record of the split, with the similar pairs that it did not keep together.
+
+    Raises:
+        DataError: a near copy of a validation protein would be fitted on.
+    """
+    config = ctx.settings(SplitConfig)
     near = near_pairs(split, hits, config.min_seq_id, config.coverage)
     ctx.log.event(
         "split", **split.sizes(), near_across_folds=near["across_folds"]["pairs"], near_val_fit=near["val_fit"]["pairs"]
     )
+    copies = near_pairs(split, hits, config.near_copy_identity, config.coverage)
+    if copies["val_fit"]["pairs"]:
+        pairs, examples = copies["val_fit"]["pairs"], copies["val_fit"]["examples"]
+        what = (
+            f"{pairs} pairs of a validation and a fit protein are near copies, for example {' and '.join(examples[0])}"
+        )
+        remedy = "List both or none of each pair, clear data.split_ids, or raise split.near_copy_identity above 1"
+        raise DataError(what, where="data.split_ids", remedy=remedy)
     _, sizes = np.unique(split.clusters, return_counts=True)
     return {
         **split.record,
@@ -221,10 +263,11 @@ def _search(
             "largest": int(sizes.max()),
         },
         "searcher": searcher_version(),
-        "search": options,
+        "search": ctx.settings(HomologyConfig).model_dump(),
         "sizes": split.sizes(),
         "ids_sha256": split.hashes(),
         "near_pairs": near,
+        "near_copies": copies,
     }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from services.train.checks import check_filled, require
 from services.train.models import MODELS
 from services.train.models.base import FitContext, TrainingData
 from services.train.models.inputs import (
@@ -127,7 +128,9 @@ def load_proteins(ctx: StageContext, config: Level1Config) -> Proteins:
         TERMS,
         {"terms": list(data.terms), "aspects": [ASPECTS[aspect] for aspect in data.aspects], "fold_terms": fold_terms},
     )
-    return Proteins(data, load_features(ctx.read, "test"), splits)
+    test = load_features(ctx.read, "test")
+    require([check_filled(name, data.features.dense[name], test.dense[name]) for name in data.features.dense])
+    return Proteins(data, test, splits)
 
 
 def choose_terms(data: TrainingData, rows: IntArray, config: Level1Config) -> TrainingData:

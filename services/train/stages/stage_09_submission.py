@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from services.train.bundle import BUNDLE_SECTIONS, bundle_inputs, bundle_outputs, write_bundle
+from services.train.checks import Judged, check_order, chosen_rows, require
 from services.train.evaluation import Metrics, evaluate, metric_keys
 from services.train.evaluation_monitors import calibration_errors, monitors
 from services.train.evaluation_report import figures
@@ -61,6 +62,7 @@ class Proteins:
     hits: Hits
     truth: sparse.csr_array  # boolean [protein, ontology term], propagated
     taxa: IntArray
+    lengths: IntArray  # residues
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Prepared:
 def run(ctx: StageContext) -> None:
     """Write the submission, check it, and measure."""
     prepared = prepare(ctx)
+    checks = [check_order(model.name, *judged(prepared, model)) for model in (prepared.stacker, *prepared.level1)]
+    require(checks)
     path, test_ids = ctx.output(SUBMISSION), prepared.parts["test"].ids
     write_submission(path, _submission_blocks(ctx, prepared), prepared.ontology, prepared.settings.significant_figures)
     counts: dict[str, Any] = {
@@ -88,6 +92,7 @@ def run(ctx: StageContext) -> None:
     }
     ctx.log.event("submission written", **counts["submission"])
     document: dict[str, Any] = {"baselines_note": BASELINES_NOTE, "counts": counts, "thresholds": {}}
+    document["checks"] = {check.name: check.found for check in checks}
     compared: dict[str, tuple[Part, IntArray]] = {
         "val": ("train", prepared.splits.validation_rows),
         "test": ("test", np.flatnonzero(np.diff(prepared.parts["test"].truth.indptr))),
@@ -131,11 +136,13 @@ def prepare(ctx: StageContext) -> Prepared:
 
 
 def _proteins(ctx: StageContext, part: Part, truth: str, ontology: Ontology) -> Proteins:
-    ids = ctx.read(f"parsed/{part}_seq.feather")["id"].tolist()
+    sequences = ctx.read(f"parsed/{part}_seq.feather")
+    ids = sequences["id"].tolist()
     taxa = ctx.read(f"parsed/{part}_taxa.feather").set_index("id")["taxon_id"].reindex(ids).fillna(0)
     labels = load_labels(ctx.read(truth), ids, ontology.terms, where=truth).astype(np.bool_)
     hits = Hits.from_frame(ctx.read(f"parsed/homology_{part}.feather"), len(ids))
-    return Proteins(ids, hits, labels, taxa.to_numpy(np.int64))
+    lengths = sequences["sequence"].str.len().to_numpy(np.int64)
+    return Proteins(ids, hits, labels, taxa.to_numpy(np.int64), lengths)
 
 
 def _model(
@@ -149,6 +156,20 @@ def _model(
             what = f"shape {logits[part].shape} does not fit {len(proteins.ids)} proteins and {len(terms)} terms"
             raise IntegrityError(what, where=path, remedy="Run its stage again")
     return Model(name, tuple(terms), calibration, logits)
+
+
+def judged(prepared: Prepared, model: Model) -> tuple[FloatArray, Judged]:
+    """Logits of some proteins that the model was not fitted on, and their labels of its terms."""
+    splits = prepared.splits
+    rows = chosen_rows(splits.validation_rows if len(splits.validation_rows) else splits.fit_rows)
+    columns = term_columns(model.terms, prepared.ontology)
+    truth = prepared.parts["train"].truth[rows]
+    annotated = np.stack(
+        [np.asarray(truth[:, prepared.ontology.aspects == number].sum(axis=1)) > 0 for number in range(len(ASPECTS))], 1
+    )
+    known = annotated[:, prepared.ontology.aspects[columns]]
+    logits = np.asarray(model.logits["train"][rows], np.float32)
+    return logits, Judged(truth[:, columns].toarray(), known, model.terms)
 
 
 def score(prepared: Prepared, model: Model, part: Part, rows: IntArray) -> sparse.csr_array:
@@ -173,7 +194,8 @@ def score(prepared: Prepared, model: Model, part: Part, rows: IntArray) -> spars
     return submitted(assemble_scores(logits, model.terms, model.calibration, ontology, rare), settings)
 
 
-def _blocks(rows: IntArray) -> Iterator[IntArray]:
+def blocks(rows: IntArray) -> Iterator[IntArray]:
+    """Rows in pieces that fit in memory; a piece never changes a score."""
     for start in range(0, len(rows), BLOCK_ROWS):
         yield rows[start : start + BLOCK_ROWS]
 
@@ -181,12 +203,12 @@ def _blocks(rows: IntArray) -> Iterator[IntArray]:
 def _submission_blocks(ctx: StageContext, prepared: Prepared) -> Iterator[tuple[list[str], sparse.csr_array]]:
     ids = prepared.parts["test"].ids
     with ctx.progress("submission", len(ids), "protein") as bar:
-        for rows in _blocks(np.arange(len(ids))):
+        for rows in blocks(np.arange(len(ids))):
             yield [ids[row] for row in rows], score(prepared, prepared.stacker, "test", rows)
             bar.advance(len(rows))
 
 
-def _naive(prepared: Prepared, count: int) -> sparse.csr_array:
+def naive(prepared: Prepared, count: int) -> sparse.csr_array:
     """Every protein gets each term's frequency among the fit proteins."""
     one = propagate_max(sparse.csr_array(prepared.priors[None, :]), prepared.ontology)
     row = submitted(one, prepared.settings)
@@ -208,9 +230,9 @@ def compare(
     with ctx.progress(f"evaluate {label}", len(models) + 1, "model") as bar:
         for name, model in [*((model.name, model) for model in models), (NAIVE, None)]:
             scores = (
-                _naive(prepared, len(rows))
+                naive(prepared, len(rows))
                 if model is None
-                else sparse.vstack([score(prepared, model, part, block) for block in _blocks(rows)], format="csr")
+                else sparse.vstack([score(prepared, model, part, block) for block in blocks(rows)], format="csr")
             )
             metrics = evaluate(
                 scores,
@@ -262,7 +284,7 @@ def _outputs(config: Config) -> tuple[str, ...]:
 
 STAGE = Stage(
     id="stage_09_submission",
-    version=1,
+    version=2,
     run=run,
     inputs=_inputs,
     outputs=_outputs,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from services.train.splits import Split, make_split, near_pairs, read_split_ids
+from services.train.splits import Split, join_near_copies, make_split, near_pairs, read_split_ids
 from shared.config import SplitConfig
 from shared.digests import digest_of_lines
 from shared.errors import DataError
@@ -145,3 +145,14 @@ def test_wrong_split_ids_are_refused(tmp_path: Path, text: str, where: str) -> N
     with pytest.raises(DataError) as caught:
         read_split_ids(path)
     assert caught.value.where == f"{path}{where}"
+
+
+def test_near_copies_in_two_clusters_are_joined_and_nothing_else() -> None:
+    clusters = np.array([0, 1, 2, 3, 1])
+    hits = pd.DataFrame(
+        [(0, 3, 0.95, 0.9, 0.9), (3, 0, 0.95, 0.9, 0.9), (1, 2, 0.89, 1.0, 1.0), (2, 3, 0.99, 0.5, 1.0)],
+        columns=["query", "target", "fident", "qcov", "tcov"],
+    )
+    assert join_near_copies(clusters, hits, 0.9, 0.8).tolist() == [0, 1, 2, 0, 1]
+    assert join_near_copies(clusters, hits, 1.01, 0.8).tolist() == [0, 1, 2, 3, 1]
+    assert join_near_copies(clusters[:0], hits[:0], 0.9, 0.8).tolist() == []

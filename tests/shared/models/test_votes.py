@@ -105,9 +105,7 @@ def test_homology_out_of_fold_never_uses_the_own_fold(data: TrainingData, tmp_pa
     np.testing.assert_allclose(model.out_of_fold_logits(data.features, rows, data.folds), expected, atol=2e-3)
 
 
-def test_a_protein_without_hits_gets_its_taxons_priors(
-    data: TrainingData, test_part: Features, tmp_path: Path
-) -> None:
+def test_a_protein_without_hits_gets_its_taxons_priors(data: TrainingData, test_part: Features, tmp_path: Path) -> None:
     rows = np.flatnonzero(data.folds >= 0)
     assert test_part.hits.of(0) == slice(0, 0)
     model = homology(data, tmp_path)

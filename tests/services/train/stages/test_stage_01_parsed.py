@@ -248,7 +248,7 @@ def test_a_killed_run_does_not_search_again(tmp_path: Path, monkeypatch: pytest.
         run(tmp_path / "killed")
     monkeypatch.undo()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed/cache/homology").iterdir()}
-    assert len(kept) == 2, "the clustering and the first search"
+    assert len(kept) == 1, "the first search"
     ctx = run(tmp_path / "killed")
     assert output_bytes(ctx) == output_bytes(done)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -260,6 +260,34 @@ def replace(key: str, old: str, new: str) -> Edit:
         values[key] = values[key].replace(old, new)
 
     return edit
+
+
+def nearly_copy(values: dict[str, str]) -> None:
+    """T9 differs from T0, which is listed for validation, in two of 120 residues."""
+    first = sequences(1)[0]
+    other = "".join("W" if place in (40, 80) else residue for place, residue in enumerate(first))
+    assert other != first
+    head, _, tail = values["train_fasta"].rpartition(first)
+    values["train_fasta"] = head + other + tail
+
+
+def test_a_near_copy_of_a_validation_protein_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"1 pairs of a validation and a fit protein are near copies.*T0 and T9"
+    ) as caught:
+        run(tmp_path / "refused", nearly_copy)
+    assert "split.near_copy_identity" in caught.value.remedy
+    allowed = Config.model_validate({"split": {"folds": 2, "near_copy_identity": 1.01}})
+    run(tmp_path / "allowed", nearly_copy, allowed)
+
+
+def test_a_test_label_that_train_holds_stops_the_run(tmp_path: Path) -> None:
+    def leak(values: dict[str, str]) -> None:
+        values["test_fasta"] += f">T5\n{sequences(6)[5]}\n"
+        values["test_terms"] += "T5\tGO:0000001\n"
+
+    with pytest.raises(DataError, match="1 labels of the test truth are labels of the same proteins"):
+        run(tmp_path / "leak", leak)
 
 
 def put(key: str, text: str) -> Edit:
