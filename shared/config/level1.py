@@ -57,11 +57,23 @@ class TaxonConfig(Section):
     prior_proteins: float = Field(10.0, gt=0, description="proteins that a term's overall share counts as")
 
 
+class GbdtConfig(Section):
+    """Boosted trees over (protein, term) pairs of homology, taxon and frequency."""
+
+    trees: int = Field(150, ge=1)
+    leaves: int = Field(31, ge=2)
+    learning_rate: float = Field(0.08, gt=0)
+    min_pairs: int = Field(50, ge=1, description="training pairs that a leaf needs")
+    l2: float = Field(1.0, ge=0)
+    proteins: int = Field(4000, ge=1, description="fitted proteins whose pairs are learnt from, drawn by seed")
+    background: float = Field(0.05, gt=0, le=1, description="share of the negative pairs without any hit that is kept")
+
+
 class Level1Config(Section):
     """Stage 7."""
 
-    models: list[Literal["homology", "taxon", "knn", "logreg", "mlp", "cnn"]] = Field(
-        ["homology", "taxon", "knn", "logreg", "mlp", "cnn"], min_length=1
+    models: list[Literal["homology", "taxon", "gbdt", "knn", "logreg", "mlp", "cnn"]] = Field(
+        ["homology", "taxon", "gbdt", "knn", "logreg", "mlp", "cnn"], min_length=1
     )
     max_terms: int = Field(1500, ge=1, description="columns: the most frequent terms among the proteins of the fit")
     min_positives: int = Field(5, ge=1, description="fitted proteins a term needs")
@@ -73,5 +85,6 @@ class Level1Config(Section):
     knn: KnnConfig = KnnConfig()
     homology: HomologyVoteConfig = HomologyVoteConfig()
     taxon: TaxonConfig = TaxonConfig()
+    gbdt: GbdtConfig = GbdtConfig()
     cnn: CnnConfig = CnnConfig()
     training: TrainingConfig = TrainingConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.models.base import Level1Model
+from shared.models.gbdt import Gbdt
 from shared.models.homology_vote import HomologyVote
 from shared.models.knn import Knn
 from shared.models.logreg import Logreg
@@ -11,5 +12,5 @@ from shared.nn.cnn import CnnModel
 from shared.nn.heads import MlpModel
 
 MEMBERS: dict[str, type[Level1Model]] = {
-    member.kind: member for member in (HomologyVote, TaxonPrior, Knn, Logreg, MlpModel, CnnModel)
+    member.kind: member for member in (HomologyVote, TaxonPrior, Gbdt, Knn, Logreg, MlpModel, CnnModel)
 }

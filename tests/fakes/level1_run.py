@@ -28,6 +28,7 @@ QUICK = Level1Config.model_validate(
         "mlp": {"hidden": 32, "epochs": 10, "batch_size": 16, "learning_rate": 1e-2},
         "cnn": {"channels": 8, "kernel": 3, "layers": 1, "epochs": 1, "batch_size": 64},
         "knn": {"neighbours": 5},
+        "gbdt": {"trees": 10, "min_pairs": 5, "background": 0.5},
         "logreg": {"l2": 1e-3},
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.train.models.base import Fitter
 from services.train.models.cnn import CnnFitter
+from services.train.models.gbdt import GbdtFitter
 from services.train.models.homology import HomologyFitter
 from services.train.models.knn import KnnFitter
 from services.train.models.logreg import LogregFitter
@@ -12,5 +13,5 @@ from services.train.models.taxon import TaxonFitter
 
 MODELS: dict[str, Fitter] = {
     fitter.name: fitter
-    for fitter in (HomologyFitter(), TaxonFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())
+    for fitter in (HomologyFitter(), TaxonFitter(), GbdtFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())
 }
