@@ -73,7 +73,7 @@ class Level1Config(Section):
     """Stage 7."""
 
     models: list[Literal["homology", "taxon", "gbdt", "knn", "logreg", "mlp", "cnn"]] = Field(
-        ["homology", "taxon", "gbdt", "knn", "logreg", "mlp", "cnn"], min_length=1
+        ["homology", "taxon", "knn", "logreg", "mlp", "cnn"], min_length=1
     )
     max_terms: int = Field(1500, ge=1, description="columns: the most frequent terms among the proteins of the fit")
     min_positives: int = Field(5, ge=1, description="fitted proteins a term needs")
