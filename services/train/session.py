@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,13 +16,15 @@ from services.train.pipeline import PIPELINE
 from services.train.runner import Runner, Selection, Step
 from shared.checkpoint import Checkpoint
 from shared.config import Config
-from shared.config.load import LoadedConfig, resolve_input
+from shared.config.load import LoadedConfig, resolve_input, validate
 from shared.errors import GowhyError, MissingInput
 from shared.logs import Logger
 from shared.manifest import EnvLock, Manifest, load_manifest
 from shared.nn.device import resolve_device
 from shared.nn.seeding import make_deterministic
 from shared.stores import Store, open_store
+
+TERM_PRIORS = "parsed/term_priors.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +117,20 @@ def point_latest(run_folder: Path) -> None:
     temporary.replace(link)
 
 
-def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path | None]:
+def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path]:
     """The files that `evaluate --from-manifest` compares: predictions, truth, ontology, information accretion.
+
+    Without `data.ia` the accretion is the one that the run computed from its own fit proteins, so that
+    the figures are those of the run's metrics.json.
 
     Raises:
         MissingInput: the run had no test truth.
     """
     manifest = load_manifest(manifest_path)
     folder = manifest_path.parent
-    config = Config.model_validate_json((folder / manifest.config_resolved_path).read_bytes())
+    resolved = json.loads((folder / manifest.config_resolved_path).read_bytes())
+    # Only what is needed: the run may come from a version with other keys elsewhere.
+    config = validate({name: resolved[name] for name in ("data", "paths")}, where=str(manifest_path))
     data = config.data
     if data.test_terms is None or data.obo is None:
         raise MissingInput(
@@ -130,5 +138,5 @@ def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path | Non
             where=str(manifest_path),
             remedy="Give data.test_terms, or use --pred and --truth",
         )
-    ia = resolve_input(data.ia, config) if data.ia is not None else None
+    ia = resolve_input(data.ia, config) if data.ia is not None else folder / TERM_PRIORS
     return folder / "submission.tsv", resolve_input(data.test_terms, config), resolve_input(data.obo, config), ia

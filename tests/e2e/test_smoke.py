@@ -253,3 +253,13 @@ def test_every_reference_storage_gives_identical_predictions(out, proteins, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (TrainedModel.load(path / "model_manifest.json") for path in (out / "smoke", tmp_path / "out/other"))
     assert (one.predict(proteins, "all") != other.predict(proteins, "all")).nnz == 0
+
+
+def test_evaluating_from_the_manifest_gives_the_run_s_own_figures(out) -> None:
+    # The generated data set has no accretion file: the run's own is used, so that weighted figures exist.
+    command = [sys.executable, "-m", "services.train", "evaluate", "--from-manifest", str(out / "smoke/manifest.json")]
+    done = run([*command, "--json"])
+    assert done.returncode == 0, done.stderr
+    found, own = json.loads(done.stdout), json.loads((out / "smoke/metrics.json").read_bytes())["test"]["gcn"]
+    assert all(own[f"fmax_w/{aspect}"] is not None for aspect in ("MF", "BP", "CC"))
+    assert {key: pytest.approx(own[key], abs=1e-6) for key in found} == found
