@@ -18,6 +18,7 @@ from shared.checkpoint import Checkpoint
 from shared.config import Config
 from shared.config.load import LoadedConfig, resolve_input, validate
 from shared.errors import GowhyError, MissingInput
+from shared.log_writers import open_writers
 from shared.logs import Logger
 from shared.manifest import EnvLock, Manifest, load_manifest
 from shared.nn.device import resolve_device
@@ -51,7 +52,8 @@ class Session:
         """Bring the run up to date; the manifest is complete only when every stage is."""
         make_deterministic(self.config.threads)
         store = self._store()
-        log = Logger(self.run_folder / "logs", quiet=self.quiet)
+        writers = open_writers(self.config.logs, self.loaded.run_id, self.config.paths.out)
+        log = Logger(self.run_folder / "logs", writers, quiet=self.quiet)
         writer = ManifestWriter(
             PIPELINE, self.config, self.loaded.run_id, self.run_folder, self.repository, self.env_lock, store
         )
@@ -66,11 +68,15 @@ class Session:
 
         runner.on_milestone = on_milestone
         log.event(f"run {self.loaded.run_id} in {self.run_folder}", device=runner.device, threads=self.config.threads)
+        finished = False
         try:
             steps = runner.run(Selection(only, from_stage))
+            finished = True
         except GowhyError as error:
             log.event(f"stopped: {error}", code=error.code)
             raise
+        finally:
+            log.close(finished=finished)
         complete = len(runner.checkpoints) == len(PIPELINE)
         if complete and (announced or not self._manifest_holds(runner.checkpoints)):
             writer.write(runner.checkpoints, "complete")
