@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from services.train.artifact_manifests import missing_artifact_manifests
 from services.train.manifest_writer import MANIFEST, ManifestWriter
 from services.train.pipeline import PIPELINE
 from services.train.runner import Runner, Selection, Step
@@ -98,12 +99,13 @@ class Session:
         }
 
     def _manifest_holds(self, checkpoints: Mapping[str, Checkpoint]) -> bool:
-        """True when the manifest on disk is complete and is about these very checkpoints."""
+        """True when the manifest on disk is complete, about these very checkpoints, and its folders have theirs."""
         try:
             manifest: Manifest = load_manifest(self.run_folder / MANIFEST, verify=False)
         except GowhyError:
             return False
-        return {s.id: s.fingerprint for s in manifest.stages} == {c.stage: c.fingerprint for c in checkpoints.values()}
+        same = {s.id: s.fingerprint for s in manifest.stages} == {c.stage: c.fingerprint for c in checkpoints.values()}
+        return same and not missing_artifact_manifests(self.run_folder)
 
     def _store(self) -> Store:
         return open_store(self.config.store.url, self.config.paths.out / "cache")

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from shared.digests import sha256_file
 from shared.errors import IntegrityError, MissingInput, NotPermitted
 from shared.manifest import load_manifest
+from shared.manifest.artifact import read_artifact_manifest
 from shared.models.trained import Proteins, TrainedModel
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
@@ -263,3 +264,12 @@ def test_evaluating_from_the_manifest_gives_the_run_s_own_figures(out) -> None:
     found, own = json.loads(done.stdout), json.loads((out / "smoke/metrics.json").read_bytes())["test"]["gcn"]
     assert all(own[f"fmax_w/{aspect}"] is not None for aspect in ("MF", "BP", "CC"))
     assert {key: pytest.approx(own[key], abs=1e-6) for key in found} == found
+
+
+def test_folders_of_the_run_say_what_they_hold(out) -> None:
+    for name in ("models", "features", "logs"):
+        record = read_artifact_manifest(out / "smoke" / name)
+        assert record.model_name == "smoke"
+        assert "random-init" in str(record.base_model)
+        assert record.size_mb > 0
+        assert record.huggingface_url is None
