@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from services.train.cli_tools import add_diagnose, add_output_options
 from shared import env
 from shared.atomic import write_json
 from shared.config import Config
@@ -33,6 +34,7 @@ def build_parser() -> Parser:
     _add_status(verbs)
     _add_predict(verbs)
     _add_evaluate(verbs)
+    add_diagnose(verbs)
     return parser
 
 
@@ -44,12 +46,7 @@ def _add_config_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--overrides", type=Path, metavar="FILE.json", help="a sweep point, applied last")
     verb.add_argument("--env-policy", choices=env.POLICIES, help="default: GOWHY_ENV_POLICY, else warn")
     verb.add_argument("--force", action="store_true", help="go on in spite of --env-policy strict; recorded")
-    _add_output_options(verb)
-
-
-def _add_output_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
+    add_output_options(verb)
 
 
 def _add_run(verbs: Any) -> None:
@@ -80,7 +77,7 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--reference-sha256", metavar="HEX")
     verb.add_argument("--device", default="auto")
     verb.add_argument("--threads", type=int, default=2)
-    _add_output_options(verb)
+    add_output_options(verb)
     verb.set_defaults(command=predict)
 
 
@@ -94,7 +91,7 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--obo", type=Path)
     verb.add_argument("--ia", type=Path, help="TSV: term, information accretion in bits")
     verb.add_argument("--propagation", choices=("fill", "max"), default="fill")
-    _add_output_options(verb)
+    add_output_options(verb)
     verb.set_defaults(command=evaluate)
 
 

@@ -5,15 +5,15 @@ Source: huggingface_hub.HfApi (create_repo, model_info, create_commit with paren
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.train.cli_tools import DEFAULT_LICENSE
 from services.train.model_card import model_card
 from shared.digests import sha256_bytes
 from shared.errors import GowhyError, IntegrityError, NotPermitted, ServiceUnavailable, TryAgain, UsageError
@@ -22,7 +22,6 @@ from shared.manifest.artifact import read_artifact_manifest, write_artifact_mani
 from shared.models import bundle as layout
 
 CARD = "README.md"
-DEFAULT_LICENSE = "apache-2.0"
 # Names that a bundle may hold: those that another bundle left in the repository are taken away.
 BUNDLE_NAMES = frozenset(
     {
@@ -206,36 +205,3 @@ def from_status(status: int, repo: str, words: str) -> GowhyError:
     if status in (409, 412, 429):
         return TryAgain(f"the Hub is busy or changed meanwhile: {words}", where=repo, remedy="Publish again")
     return ServiceUnavailable(f"the Hub answered {status}: {words}", where=repo, remedy="Publish again later")
-
-
-def add_publish(verbs: Any) -> None:
-    """Add `publish` to the verbs of `store`."""
-    verb = verbs.add_parser("publish", help="send a finished run's model and its card to the Hugging Face Hub")
-    verb.add_argument("--manifest", type=Path, required=True, help="manifest.json of a complete run")
-    verb.add_argument("--repo", required=True, metavar="OWNER/NAME")
-    verb.add_argument("--public", action="store_true", help="everyone may have it; default: private")
-    verb.add_argument("--license", default=DEFAULT_LICENSE, metavar="ID", help=f"of the weights ({DEFAULT_LICENSE})")
-    verb.add_argument("--dry-run", action="store_true", help="print the card and the files, send nothing")
-    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
-    verb.set_defaults(command=run_publish)
-
-
-def run_publish(arguments: argparse.Namespace) -> int:
-    """`store publish`."""
-    done = publish(
-        arguments.manifest,
-        arguments.repo,
-        private=not arguments.public,
-        license_id=arguments.license,
-        dry_run=arguments.dry_run,
-    )
-    if arguments.json:
-        print(json.dumps(asdict(done)))
-    elif arguments.dry_run:
-        print(done.card)
-        for name, size in done.files.items():
-            print(f"{name}  {size} bytes")
-    elif not arguments.quiet:
-        print(f"{'published' if done.changed else 'unchanged'}: {done.url}")
-    return 0

@@ -14,8 +14,9 @@ from fakes.finished_run import BUNDLE, make_finished_run
 from huggingface_hub import HfApi, constants
 
 from services.train.artifact_manifests import write_artifact_manifests
+from services.train.cli_tools import add_publish
 from services.train.model_card import model_card
-from services.train.publish import CARD, add_publish, git_blob_id, publish
+from services.train.publish import CARD, git_blob_id, publish
 from shared.config import Config
 from shared.edge import Parser, main
 from shared.errors import (

@@ -1,0 +1,86 @@
+"""The verbs around a run: diagnose, sweep, convert, cache gc, and `store publish`.
+
+As in `cli.py`, heavy imports happen inside the verbs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+OUT = Path("out")
+DEFAULT_LICENSE = "apache-2.0"
+
+
+def add_output_options(verb: argparse.ArgumentParser) -> None:
+    """`--json` and `--quiet`, as every verb with output has them."""
+    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
+
+
+def add_publish(verbs: Any) -> None:
+    """Add `publish`; it is one of the verbs of `store`."""
+    verb = verbs.add_parser("publish", help="send a finished run's model and its card to the Hugging Face Hub")
+    verb.add_argument("--manifest", type=Path, required=True, help="manifest.json of a complete run")
+    verb.add_argument("--repo", required=True, metavar="OWNER/NAME")
+    verb.add_argument("--public", action="store_true", help="everyone may have it; default: private")
+    verb.add_argument("--license", default=DEFAULT_LICENSE, metavar="ID", help=f"of the weights ({DEFAULT_LICENSE})")
+    verb.add_argument("--dry-run", action="store_true", help="print the card and the files, send nothing")
+    add_output_options(verb)
+    verb.set_defaults(command=publish)
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """`store publish`."""
+    from services.train import publish as publishing  # noqa: PLC0415
+
+    done = publishing.publish(
+        arguments.manifest,
+        arguments.repo,
+        private=not arguments.public,
+        license_id=arguments.license,
+        dry_run=arguments.dry_run,
+    )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(done)))
+    elif arguments.dry_run:
+        print(done.card)
+        for name, size in done.files.items():
+            print(f"{name}  {size} bytes")
+    elif not arguments.quiet:
+        print(f"{'published' if done.changed else 'unchanged'}: {done.url}")
+    return 0
+
+
+def add_diagnose(verbs: Any) -> None:
+    """Add `diagnose`."""
+    verb = verbs.add_parser("diagnose", help="draw file sizes, row counts and stage times of a run or a store")
+    source = verb.add_mutually_exclusive_group(required=True)
+    source.add_argument("--manifest", type=Path, help="a run's manifest.json, finished or not")
+    source.add_argument("--store", metavar="URL", help="the newest run in it")
+    verb.add_argument("--out", type=Path, default=OUT, help="paths.out: where local:// and the cache are (out)")
+    verb.add_argument("--to", type=Path, metavar="DIR", help="default: diagnostics/ beside the manifest or under --out")
+    add_output_options(verb)
+    verb.set_defaults(command=diagnose)
+
+
+def diagnose(arguments: argparse.Namespace) -> int:
+    """`diagnose`: exit 0 also where rows disagree; the page and the JSON say so."""
+    from services.train import diagnostics  # noqa: PLC0415
+    from services.train.diagnostics_page import write_page  # noqa: PLC0415
+    from shared.stores import open_store  # noqa: PLC0415
+
+    store = open_store(arguments.store, arguments.out / "cache") if arguments.store else None
+    found = diagnostics.diagnose(manifest=arguments.manifest, store=store)
+    folder = arguments.to or (arguments.manifest.parent if arguments.manifest else arguments.out) / "diagnostics"
+    written = write_page(found, folder)
+    if arguments.json:
+        print(json.dumps({**found.to_json(), "written": [str(path) for path in written]}))
+    elif not arguments.quiet:
+        wrong = f"{len(found.failed())} of {len(found.rows)} row counts disagree"
+        print(f"{found.source}: {len(found.files)} files, {found.total_bytes} bytes, {wrong}")
+        print(f"page: {written[-1]}")
+    return 0
