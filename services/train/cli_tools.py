@@ -84,3 +84,38 @@ def diagnose(arguments: argparse.Namespace) -> int:
         print(f"{found.source}: {len(found.files)} files, {found.total_bytes} bytes, {wrong}")
         print(f"page: {written[-1]}")
     return 0
+
+
+def add_cache(verbs: Any) -> None:
+    """Add `cache gc`."""
+    cache = verbs.add_parser("cache", help="the cache of embeddings, searches, texts and generated data")
+    actions = cache.add_subparsers(dest="action", required=True, parser_class=type(cache))
+    verb = actions.add_parser("gc", help="remove what was not used for long; never an input of a run")
+    verb.add_argument("--out", type=Path, default=OUT, help="paths.out (out)")
+    verb.add_argument("--older-than", metavar="AGE", help="not used for so long, as 30d or 12h; default 30d")
+    verb.add_argument("--max-size", metavar="SIZE", help="then the longest unused until the rest fits, as 20GB")
+    verb.add_argument("--dry-run", action="store_true", help="only say what would go")
+    add_output_options(verb)
+    verb.set_defaults(command=cache_gc)
+
+
+def cache_gc(arguments: argparse.Namespace) -> int:
+    """`cache gc`."""
+    from services.train import cache  # noqa: PLC0415
+
+    age = arguments.older_than or (None if arguments.max_size else "30d")
+    folder = arguments.out / "cache"
+    done = cache.trim(
+        folder,
+        max_age_s=None if age is None else cache.parse_age(age),
+        max_bytes=None if arguments.max_size is None else cache.parse_size(arguments.max_size),
+        dry_run=arguments.dry_run,
+    )
+    found = done.to_json(folder)
+    if arguments.json:
+        print(json.dumps(found))
+    elif not arguments.quiet:
+        for entry in found["removed"]:
+            print(f"{'would remove' if done.dry_run else 'removed'} {entry['entry']}  {entry['bytes']} bytes")
+        print(f"{found['removed_bytes']} bytes of {found['removed_bytes'] + found['kept_bytes']}, {folder}")
+    return 0
