@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from services.train.cli_tools import add_cache, add_diagnose, add_output_options
+from services.train.cli_tools import add_cache, add_convert, add_diagnose, add_output_options
 from shared import env
 from shared.atomic import write_json
 from shared.config import Config
@@ -38,6 +38,7 @@ def build_parser() -> Parser:
     _add_evaluate(verbs)
     _add_sweep(verbs)
     add_diagnose(verbs)
+    add_convert(verbs)
     add_cache(verbs)
     return parser
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -15,9 +17,12 @@ from pyarrow import parquet
 
 from shared.digests import sha256_file
 from shared.errors import IntegrityError, MissingInput, NotPermitted
+from shared.fasta import read_fasta
 from shared.manifest import load_manifest
 from shared.manifest.artifact import read_artifact_manifest
+from shared.models.bundle import read_npz
 from shared.models.trained import Proteins, TrainedModel
+from shared.nn.weights import read_model_file
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 GOLDEN = REPOSITORY / "tests/golden/smoke.json"
@@ -273,3 +278,30 @@ def test_folders_of_the_run_say_what_they_hold(out) -> None:
         assert "random-init" in str(record.base_model)
         assert record.size_mb > 0
         assert record.huggingface_url is None
+
+
+def test_a_legacy_pickle_of_the_model_converts_to_one_that_scores_the_same(out, tmp_path) -> None:
+    model = TrainedModel.load(out / "smoke/manifest.json")
+    architecture, state = read_model_file(out / "smoke/model.pth")
+    records = list(read_fasta(out / "smoke/model_reference.fasta"))
+    legacy = {
+        "state_dict": state,
+        "architecture": architecture,
+        "metadata": json.loads((out / "smoke/model_metadata.json").read_bytes()),
+        "members": read_npz(out / "smoke/model_members.npz"),
+        "reference": read_npz(out / "smoke/model_reference.npz"),
+        "ontology": json.loads((out / "smoke/model_ontology.json").read_bytes()),
+        "proteins": [(record.id, record.sequence) for record in records],
+    }
+    source = tmp_path / "model.pkl.gz"
+    source.write_bytes(gzip.compress(pickle.dumps(legacy)))
+    command = [sys.executable, "-m", "services.train", "convert", str(source), "--out", str(tmp_path / "safe")]
+    assert run(command).returncode == 77
+    done = run([*command, "--allow-legacy-pickle", "--json"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["loadable"] is True
+    proteins = Proteins([r.id for r in records[:3]], [r.sequence[::-1] for r in records[:3]])
+    safe = TrainedModel.load(tmp_path / "safe")
+    for correction in ("off", "all"):
+        expected, found = model.predict(proteins, correction), safe.predict(proteins, correction)
+        assert (expected != found).nnz == 0
