@@ -71,7 +71,7 @@ def newest(manifest: Manifest, folder: str) -> str:
 
 def base_model(manifest: Manifest) -> str | None:
     """The sequence encoders and where their weights are from, as `esm2_tiny (random-init(0))`."""
-    return ", ".join(f"{encoder.arch} ({encoder.weights})" for encoder in manifest.encoder) or None
+    return "; ".join(f"{encoder.arch} ({encoder.weights})" for encoder in manifest.encoder) or None
 
 
 def megabytes(folder: Path) -> float:

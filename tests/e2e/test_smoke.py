@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fakes.hub import running_hub
+from huggingface_hub import constants, snapshot_download
 from pipeline_runs import REPOSITORY, output_digests, run, train_command
 from pyarrow import parquet
 
+from services.train.publish import publish
 from shared.digests import sha256_file
 from shared.errors import IntegrityError, MissingInput, NotPermitted
 from shared.fasta import read_fasta
@@ -305,3 +308,15 @@ def test_a_legacy_pickle_of_the_model_converts_to_one_that_scores_the_same(out, 
     for correction in ("off", "all"):
         expected, found = model.predict(proteins, correction), safe.predict(proteins, correction)
         assert (expected != found).nnz == 0
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_published_model_comes_back_and_scores_the_same(out, tmp_path, monkeypatch) -> None:
+    with running_hub(monkeypatch):
+        done = publish(out / "smoke/manifest.json", "tester/smoke")
+        folder = Path(snapshot_download("tester/smoke", endpoint=constants.ENDPOINT, cache_dir=tmp_path))
+    assert "random weights" in (folder / "README.md").read_text()
+    assert read_artifact_manifest(out / "smoke/models").huggingface_url == done.url
+    proteins = Proteins(["Q"], ["MKVLAAGIVGLLLAQWERTYHDNPCFSTKKGKSMW"])
+    model, back = TrainedModel.load(out / "smoke/manifest.json"), TrainedModel.load(folder)
+    assert (model.predict(proteins) != back.predict(proteins)).nnz == 0

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from http.server import ThreadingHTTPServer
 
 import pytest
 import yaml
-from fakes import hf_stub
 from fakes.finished_run import BUNDLE, make_finished_run
+from fakes.hub import running_hub
 from huggingface_hub import HfApi, constants
 
 from services.train.artifact_manifests import write_artifact_manifests
@@ -35,31 +33,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 REPO, TOKEN = "tester/model", "hf_very_secret"
 
 
-class Hub(hf_stub.H):
-    """The stub, and a status that it gives instead of an answer to one operation."""
-
-    fault: tuple[str, int] | None = None  # part of the path, status
-
-    def answer(self):
-        if self.fault is not None and self.fault[0] in self.path:
-            self.body()
-            return self.err(self.fault[1], "injected")
-        return self.handle_any()
-
-    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = answer  # noqa: N815 - http.server's names
-
-
 @pytest.fixture
 def hub(monkeypatch):
-    handler = type("OneHub", (Hub,), {"repos": {}, "lfs": {}, "log": [], "fault": None})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with running_hub(monkeypatch, TOKEN) as handler:
+        yield handler
 
 
 @pytest.fixture
