@@ -9,8 +9,10 @@ import pytest
 from fakes.trackers import fake_mlflow, fake_wandb
 from pydantic import ValidationError
 
+from services.train.cli import build_parser
 from shared.config import Config, LogsConfig
 from shared.config.load import config_digest
+from shared.edge import main
 from shared.errors import MissingInput, ServiceUnavailable
 from shared.log_writers import WRITERS, open_writers
 from shared.logs import Logger
@@ -132,3 +134,14 @@ def test_nobody_else_hears_by_default_and_the_choice_names_no_other_run(tmp_path
 def test_credentials_do_not_get_into_a_config() -> None:
     with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
         LogsConfig(mlflow_uri="https://me:secret@server/")
+
+
+def test_a_run_opens_its_writers_before_the_first_stage_and_closes_them(wandb, tmp_path, monkeypatch, capsys) -> None:
+    command = ["run", "--quiet", "--set", f"paths.out={tmp_path}", "--set", "run_id=r", "--set", "logs.writers=[wandb]"]
+    assert main(build_parser(), command) == 66
+    assert "data.train_fasta" in capsys.readouterr().err  # stage 1 was reached, and had nothing to read
+    (run,) = wandb.runs.values()
+    assert (run.id, run.exit_code) == ("r", 1)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(build_parser(), command) == 66
+    assert "Install wandb" in capsys.readouterr().err
