@@ -149,13 +149,18 @@ def fasta(proteins: Any) -> str:
     Raises:
         DataError: something else.
     """
+    if not isinstance(proteins, list | tuple):
+        raise DataError(f"a {type(proteins).__name__}, not a list of pairs", where="proteins")
     lines = []
-    for item in proteins if isinstance(proteins, list | tuple) else [None]:
-        texts = isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
-        if not texts or not all(part.isascii() and part.isprintable() for part in item):
+    for item in proteins:
+        if not isinstance(item, list | tuple) or len(item) != 2 or not all(_is_word(part) for part in item):
             raise DataError(f"{item!r} is no pair of id and sequence", where="proteins")
         lines.append(f">{item[0]}\n{item[1]}\n")
     return "".join(lines)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
 
 
 def write_manifest(model: Mapping[str, Any], out: Path) -> None:
