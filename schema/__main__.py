@@ -11,12 +11,14 @@ from pydantic import TypeAdapter
 from services.xai_worker.result import Explanation
 from shared.config import Config
 from shared.manifest import Manifest
+from shared.manifest.artifact import ArtifactManifest
 
 FOLDER = Path(__file__).resolve().parent
 
 SCHEMAS: dict[str, Any] = {
     "config.schema.json": Config,
     "manifest.v1.json": Manifest,
+    "artifact_manifest.v1.json": ArtifactManifest,
     "explanation.v1.json": Explanation,
 }
 

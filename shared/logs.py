@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,13 +24,16 @@ METRIC_KEY = re.compile(
 
 
 class Writer(Protocol):
-    """Receives every record too; MLflow and W&B writers implement this."""
+    """Receives every record too; those in `shared.log_writers` implement this."""
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """One training step."""
+        """One training step: the metrics by key, `time`, and what it is about (`stage`, `model`, `part`, ...)."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """One epoch."""
+        """One epoch: the metrics by key, `time`, `stage`, `model`, `fold` and `epoch`."""
+
+    def close(self, finished: bool) -> None:
+        """The run has ended; `finished` says whether it got to its end."""
 
 
 class Logger:
@@ -38,13 +41,15 @@ class Logger:
 
     Args:
         folder: where the files are; None keeps nothing (predict, tests).
-        writers: further receivers of the same records.
+        writers: further receivers of the same records. One that fails is dropped with a warning: a lost
+            connection must not end a run of hours.
     """
 
     EPOCH_FIELDS = ("time", "stage", "model", "fold", "epoch", "key", "value")
 
     def __init__(self, folder: Path | None, writers: tuple[Writer, ...] = (), quiet: bool = False) -> None:
-        self.folder, self.writers, self.quiet = folder, writers, quiet
+        self.folder, self.quiet = folder, quiet
+        self.writers = list(writers)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -70,8 +75,7 @@ class Logger:
         check_keys(metrics)
         record = {"time": time.time(), **context, **{k: _finite(v) for k, v in metrics.items()}}
         self._append("steps.jsonl", record)
-        for writer in self.writers:
-            writer.step(record)
+        self._tell(lambda writer: writer.step(record))
 
     def epoch(
         self, metrics: Mapping[str, float | None], *, epoch: int, stage: str = "", model: str = "", fold: int | str = ""
@@ -90,8 +94,23 @@ class Logger:
                     [now, stage, model, fold, epoch, key, "" if _finite(value) is None else value]
                     for key, value in metrics.items()
                 )
-        for writer in self.writers:
-            writer.epoch({"stage": stage, "model": model, "fold": fold, "epoch": epoch, **metrics})
+        finite = {key: _finite(value) for key, value in metrics.items()}
+        record = {"time": time.time(), "stage": stage, "model": model, "fold": fold, "epoch": epoch, **finite}
+        self._tell(lambda writer: writer.epoch(record))
+
+    def close(self, *, finished: bool) -> None:
+        """Tell the writers that the run has ended."""
+        self._tell(lambda writer: writer.close(finished))
+        self.writers.clear()
+
+    def _tell(self, message: Callable[[Writer], None]) -> None:
+        for writer in tuple(self.writers):
+            try:
+                message(writer)
+            except Exception as error:  # noqa: BLE001 - whatever a tracking client raises
+                self.writers.remove(writer)
+                name = type(writer).__name__
+                self.warning(f"{name} failed and hears no more of this run; logs/ has everything", error=repr(error))
 
 
 def check_keys(metrics: Mapping[str, float | None]) -> None:
@@ -103,6 +122,23 @@ def check_keys(metrics: Mapping[str, float | None]) -> None:
     for key in metrics:
         if not METRIC_KEY.match(key):
             raise UsageError(f"unknown metric key {key!r}", where="shared.logs.METRIC_KEY")
+
+
+def series(record: Mapping[str, Any]) -> dict[str, float]:
+    """A record's defined metrics by full name: what it is about, then the key, as `cnn/fold0/loss/train`."""
+    fold = record.get("fold")
+    about = [
+        str(record.get("model") or record.get("stage") or ""),
+        "" if fold in (None, "") else f"fold{fold}",
+        str(record.get("part") or ""),
+    ]
+    prefix = "".join(f"{word}/" for word in about if word)
+    return {f"{prefix}{k}": float(v) for k, v in record.items() if METRIC_KEY.match(k) and v is not None}
+
+
+def milliseconds(record: Mapping[str, Any]) -> int:
+    """When a record was made, since 1970."""
+    return int(record["time"] * 1000)
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from services.train.pipeline import PIPELINE
 from shared.artefacts import CATALOGUE, artefact
 from shared.config import Config
-from tests.guard import MAX_BYTES, problems
+from tests.guard import DECLARED_EXCEPTIONS, FORBIDDEN_SUFFIXES, MAX_BYTES, problems
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -86,10 +90,60 @@ def test_nothing_forbidden_is_tracked(monkeypatch) -> None:
 
 
 def test_the_guard_refuses(tmp_path) -> None:
-    (tmp_path / "w.pth").write_bytes(b"x")
+    refused = ["w.pt", "w.pth", "w.bin", "w.safetensors", "a.npy", "a.npz", "m.pkl", "m.pkl.gz", "m.h5"]
+    for name in [*refused, "ok.txt"]:
+        (tmp_path / name).write_bytes(b"x")
     (tmp_path / "big.txt").write_bytes(b"x" * (MAX_BYTES + 1))
-    (tmp_path / "ok.txt").write_bytes(b"x")
-    assert len(problems([tmp_path / "w.pth", tmp_path / "big.txt", tmp_path / "ok.txt"])) == 2
+    (tmp_path / "run.log").write_bytes(b"x" * (10 * 1000**2 + 1))
+    names = [*refused, "big.txt", "run.log", "ok.txt"]
+    found = [line.partition(":")[0].rpartition("/")[2] for line in problems(tmp_path / name for name in names)]
+    assert found == [*refused, "big.txt", "run.log"]
+
+
+def test_a_declared_exception_is_one_content_and_no_other(tmp_path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"x")
+    declared = {path.as_posix(): hashlib.sha256(b"x").hexdigest()}
+    assert problems([path], declared) == []
+    path.write_bytes(b"y")
+    assert "declared with sha256" in problems([path], declared)[0]
+    stale = [name for name in DECLARED_EXCEPTIONS if not (REPOSITORY / name).is_file()]
+    assert not stale, "declared, but not there"
+
+
+def test_the_guard_stops_a_commit(tmp_path) -> None:
+    hook = next(
+        h
+        for h in yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+        if h["id"] == "large-files"
+    )
+    command = [sys.executable, *hook["entry"].split()[1:]]
+    (tmp_path / "weights.pth").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    for name, code in (("weights.pth", 1), ("notes.txt", 0)):
+        done = subprocess.run(
+            [*command, name], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "weights.pth" in done.stdout) == (code, code == 1)
+
+
+def test_git_ignores_what_the_guard_refuses() -> None:
+    names = [f"anywhere/file{suffix}" for suffix in sorted(FORBIDDEN_SUFFIXES)] + ["x.pkl.gz", "run.log", "out/x.json"]
+    done = subprocess.run(["git", "check-ignore", *names], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert done.stdout.split() == names
+
+
+def test_the_lfs_rule_is_off_and_works_when_its_mark_is_taken_away(tmp_path) -> None:
+    text = (REPOSITORY / ".gitattributes").read_text()
+    for rules, expected in ((text, "unspecified"), (text.replace("#critical", "critical"), "lfs")):
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        (tmp_path / ".gitattributes").write_text(rules)
+        command = ["git", "check-attr", "filter", "--", "critical/model.safetensors"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-1] == expected
 
 
 def test_no_unpickling_in_product_code() -> None:

@@ -1,4 +1,4 @@
-"""The command line of train: run, status, predict, evaluate, quality.
+"""The command line of train: run, status, predict, evaluate; the verbs around a run are in `cli_tools.py`.
 
 Heavy imports happen inside the verbs, after the thread count is fixed, because numerical libraries
 read it once, when they are loaded.
@@ -10,9 +10,12 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from services.train.cli_tools import add_cache, add_convert, add_diagnose, add_output_options, add_quality
 from shared import env
 from shared.atomic import write_json
 from shared.config import Config
@@ -33,24 +36,27 @@ def build_parser() -> Parser:
     _add_status(verbs)
     _add_predict(verbs)
     _add_evaluate(verbs)
-    _add_quality(verbs)
+    _add_sweep(verbs)
+    add_quality(verbs)
+    add_diagnose(verbs)
+    add_convert(verbs)
+    add_cache(verbs)
     return parser
 
 
 def _add_config_options(verb: argparse.ArgumentParser) -> None:
+    _add_base_options(verb)
+    verb.add_argument("--overrides", type=Path, metavar="FILE.json", help="a sweep point, applied last")
+
+
+def _add_base_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", type=Path, help="YAML or JSON; see configs/")
     verb.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", dest="sets", help="override one key; null clears it"
     )
-    verb.add_argument("--overrides", type=Path, metavar="FILE.json", help="a sweep point, applied last")
     verb.add_argument("--env-policy", choices=env.POLICIES, help="default: GOWHY_ENV_POLICY, else warn")
     verb.add_argument("--force", action="store_true", help="go on in spite of --env-policy strict; recorded")
-    _add_output_options(verb)
-
-
-def _add_output_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
+    add_output_options(verb)
 
 
 def _add_run(verbs: Any) -> None:
@@ -69,6 +75,17 @@ def _add_status(verbs: Any) -> None:
     verb.set_defaults(command=status)
 
 
+def _add_sweep(verbs: Any) -> None:
+    verb = verbs.add_parser("sweep", help="run a config at every point of a grid; the same command resumes")
+    _add_base_options(verb)
+    verb.add_argument(
+        "--grid", action="append", default=[], metavar="A.B=V,W", help="a key and its values; all combinations are run"
+    )
+    verb.add_argument("--tag", metavar="NAME", help="folder under <paths.out>/sweeps; default: from config and grid")
+    verb.add_argument("--dry-run", action="store_true", help="write the points, run none")
+    verb.set_defaults(command=sweep)
+
+
 def _add_predict(verbs: Any) -> None:
     verb = verbs.add_parser("predict", help="score proteins with a trained bundle")
     verb.add_argument("--model", type=Path, required=True, help="manifest.json, model_manifest.json or model.pth")
@@ -81,7 +98,7 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--reference-sha256", metavar="HEX")
     verb.add_argument("--device", default="auto")
     verb.add_argument("--threads", type=int, default=2)
-    _add_output_options(verb)
+    add_output_options(verb)
     verb.set_defaults(command=predict)
 
 
@@ -95,42 +112,25 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--obo", type=Path)
     verb.add_argument("--ia", type=Path, help="TSV: term, information accretion in bits")
     verb.add_argument("--propagation", choices=("fill", "max"), default="fill")
-    _add_output_options(verb)
+    add_output_options(verb)
     verb.set_defaults(command=evaluate)
-
-
-def _add_quality(verbs: Any) -> None:
-    verb = verbs.add_parser("quality", help="write the quality page of a complete run: tables, intervals, groups")
-    verb.add_argument("--from-manifest", type=Path, required=True, metavar="MANIFEST")
-    verb.add_argument(
-        "--baseline",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="predictions of the test proteins to compare with; repeatable",
-    )
-    verb.add_argument(
-        "--ablation", action="append", default=[], metavar="NAME=MANIFEST", help="a run without a modality"
-    )
-    verb.add_argument("--replicates", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
-    _add_output_options(verb)
-    verb.set_defaults(command=quality)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """`run`: the nine stages, then the manifest."""
     sets = [*arguments.sets, *([f"store.url={arguments.store}"] if arguments.store else [])]
-    loaded, config = prepare(arguments, sets)
-    env_lock, message = env.enforce(env.chosen_policy(arguments.env_policy), force=arguments.force)
-    if message:
-        print(f"warning: {message}", file=sys.stderr)
-    from services.train import session  # noqa: PLC0415 - after the thread count is fixed
+    with ExitStack() as held:
+        loaded, config = prepare(arguments, sets, held)
+        env_lock, message = env.enforce(env.chosen_policy(arguments.env_policy), force=arguments.force)
+        if message:
+            print(f"warning: {message}", file=sys.stderr)
+        from services.train import session  # noqa: PLC0415 - after the thread count is fixed
 
-    job = session.Session(loaded, config, env_lock, REPOSITORY, quiet=arguments.quiet)
-    if arguments.dry_run:
-        return show_plan(job.plan(arguments.only, arguments.from_stage), as_json=arguments.json)
-    write_configs(job.run_folder, loaded, config)
-    result = job.run(arguments.only, arguments.from_stage)
+        job = session.Session(loaded, config, env_lock, REPOSITORY, quiet=arguments.quiet)
+        if arguments.dry_run:
+            return show_plan(job.plan(arguments.only, arguments.from_stage), as_json=arguments.json)
+        write_configs(job.run_folder, loaded, config)
+        result = job.run(arguments.only, arguments.from_stage)
     if arguments.json:
         print(json.dumps(result))
     elif not arguments.quiet:
@@ -141,13 +141,46 @@ def run(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """`status`: exit 0 when every stage is up to date, else 1."""
-    loaded, config = prepare(arguments, arguments.sets)
-    env_lock, _ = env.enforce("ignore")
-    from services.train import session  # noqa: PLC0415 - after the thread count is fixed
+    with ExitStack() as held:
+        loaded, config = prepare(arguments, arguments.sets, held)
+        env_lock, _ = env.enforce("ignore")
+        from services.train import session  # noqa: PLC0415 - after the thread count is fixed
 
-    steps = session.Session(loaded, config, env_lock, REPOSITORY, quiet=True).plan(None, None)
+        steps = session.Session(loaded, config, env_lock, REPOSITORY, quiet=True).plan(None, None)
     show_plan(steps, as_json=arguments.json, quiet=arguments.quiet)
     return 0 if all(step["action"] == "skip" for step in steps) else 1
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """`sweep`: exit 0 when every point ran, else the first failure's code."""
+    from services.train import sweep as sweeping  # noqa: PLC0415
+    from services.train.data import dataset_defaults  # noqa: PLC0415
+
+    def load(point: Path | None) -> LoadedConfig:
+        return load_config(
+            arguments.config, environment=os.environ, sets=arguments.sets, overrides=point, datasets=dataset_defaults
+        )
+
+    folder, points = sweeping.prepare(sweeping.parse_grid(arguments.grid), load, arguments.tag)
+    if arguments.dry_run:
+        results = []
+    else:
+        results = sweeping.run_all(folder, points, _run_command(arguments), load(None).config.paths.out)
+    if arguments.json:
+        planned = [{"values": point.values, "file": point.file.name, "run_id": point.run_id} for point in points]
+        print(json.dumps({"folder": str(folder), "points": planned, "results": [r.to_json() for r in results]}))
+    elif not arguments.quiet:
+        print(sweeping.table(results) if results else "\n".join(f"{p.file}  {p.run_id}" for p in points))
+    return next((result.exit_code for result in results if result.exit_code), 0)
+
+
+def _run_command(arguments: argparse.Namespace) -> list[str]:
+    """`run` with the options that a sweep passes on."""
+    command = [sys.executable, "-m", "services.train", "run"]
+    command += [] if arguments.config is None else ["--config", str(arguments.config)]
+    command += [part for item in arguments.sets for part in ("--set", item)]
+    command += [] if arguments.env_policy is None else ["--env-policy", arguments.env_policy]
+    return command + [name for name in ("--force", "--quiet") if getattr(arguments, name[2:])]
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -188,42 +221,21 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def quality(arguments: argparse.Namespace) -> int:
-    """`quality`: measure a run on its held-out proteins and write the page."""
-    set_quiet(arguments.quiet)
-    from services.train.quality.page import DOCUMENT, write_page  # noqa: PLC0415 - numba takes a second to load
-    from services.train.quality.run import quality_document  # noqa: PLC0415
+def prepare(arguments: argparse.Namespace, sets: list[str], held: ExitStack) -> tuple[LoadedConfig, Config]:
+    """Resolve the config, and fix the thread count before any numerical library is loaded.
 
-    baselines, ablations = (named_files(pairs) for pairs in (arguments.baseline, arguments.ablation))
-    document = quality_document(arguments.from_manifest, baselines, ablations, arguments.replicates)
-    run_folder = arguments.from_manifest.parent
-    page = write_page(run_folder / "quality", run_folder, document)
-    print(json.dumps(document) if arguments.json else f"{page}\n{page.with_name(DOCUMENT)}")
-    return 0
-
-
-def named_files(pairs: list[str]) -> dict[str, Path]:
-    """NAME=FILE arguments.
-
-    Raises:
-        UsageError: one has no name.
+    `held` keeps the cache from being trimmed from before a generated data set is looked for.
     """
-    found = {}
-    for pair in pairs:
-        name, separator, path = pair.partition("=")
-        if not separator or not name or not path:
-            raise UsageError(f"expected NAME=FILE, found {pair!r}")
-        found[name] = Path(path)
-    return found
-
-
-def prepare(arguments: argparse.Namespace, sets: list[str]) -> tuple[LoadedConfig, Config]:
-    """Resolve the config, and fix the thread count before any numerical library is loaded."""
     set_quiet(arguments.quiet)
+    from services.train.cache import in_use  # noqa: PLC0415 - only the standard library
     from services.train.data import dataset_defaults  # noqa: PLC0415 - only numpy and the standard library
 
+    def defaults(name: str, version: str, out: Path) -> Mapping[str, Path]:
+        held.enter_context(in_use(out / "cache"))
+        return dataset_defaults(name, version, out)
+
     loaded = load_config(
-        arguments.config, environment=os.environ, sets=sets, overrides=arguments.overrides, datasets=dataset_defaults
+        arguments.config, environment=os.environ, sets=sets, overrides=arguments.overrides, datasets=defaults
     )
     fix_threads(loaded.config.threads)
     return loaded, loaded.config

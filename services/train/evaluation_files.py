@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import parquet
 from scipy import sparse
 
 from shared.errors import DataError, MissingInput, from_os_error
@@ -77,11 +79,20 @@ def read_predictions(path: Path, ids: Mapping[str, int], ontology: Ontology) -> 
 def read_information(path: Path, ontology: Ontology) -> npt.NDArray[np.float64]:
     """Information accretion in bits, one per term of the ontology, 0 for terms that are not in the file.
 
+    Args:
+        path: lines of term and bits, maybe gzipped; or a run's `parsed/term_priors.parquet`.
+        ontology: names the terms.
+
     Raises:
         MissingInput: no such file.
-        DataError: a line that is not a term and a number.
+        DataError: a line that is not a term and a number, or a table without term and ia.
     """
     bits = np.zeros(len(ontology))
+    if path.suffix == ".parquet":
+        for term, value in _priors(path):
+            if term in ontology.index:
+                bits[ontology.index[term]] = value
+        return bits
     for number, fields in _fields(path):
         try:
             term, value = fields[0], float(fields[1])
@@ -90,6 +101,18 @@ def read_information(path: Path, ontology: Ontology) -> npt.NDArray[np.float64]:
         if term in ontology.index:
             bits[ontology.index[term]] = value
     return bits
+
+
+def _priors(path: Path) -> Iterator[tuple[str, float]]:
+    try:
+        table = parquet.read_table(path, columns=["term", "ia"])
+    except FileNotFoundError as error:
+        raise MissingInput(f"no such file: {path}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"not a table of term and ia: {error}", where=str(path)) from error
+    # A term that no fit protein could have has no accretion; it weighs nothing, as in stage 9.
+    bits = np.nan_to_num(table["ia"].to_numpy(), nan=0.0)
+    yield from zip(table["term"].to_pylist(), bits.tolist(), strict=True)
 
 
 def highest(

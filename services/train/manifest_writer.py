@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from services.train.artifact_manifests import write_artifact_manifests
 from services.train.provenance import git_record, python_version
 from services.train.stage import Stage
 from shared.artefacts import artefact
@@ -67,10 +68,14 @@ class ManifestWriter:
     def write(self, checkpoints: Mapping[str, Checkpoint], status: str) -> Path:
         """Write the manifest atomically; `complete` only when every stage is done and every check holds.
 
+        A complete one follows the manifests of the run's folders, so that it stays the last word.
+
         Raises:
             IntegrityError: row counts disagree.
         """
         manifest = self.build(checkpoints, status)
+        if status == "complete":
+            write_artifact_manifests(self.run_folder, manifest, self.config)
         path = self.run_folder / MANIFEST
         write_json(path, manifest.model_dump(mode="json"))
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,18 +11,22 @@ from typing import Any
 
 import torch
 
+from services.train.artifact_manifests import missing_artifact_manifests
 from services.train.manifest_writer import MANIFEST, ManifestWriter
 from services.train.pipeline import PIPELINE
 from services.train.runner import Runner, Selection, Step
 from shared.checkpoint import Checkpoint
 from shared.config import Config
-from shared.config.load import LoadedConfig, resolve_input
+from shared.config.load import LoadedConfig, resolve_input, validate
 from shared.errors import GowhyError, MissingInput
+from shared.log_writers import open_writers
 from shared.logs import Logger
 from shared.manifest import EnvLock, Manifest, load_manifest
 from shared.nn.device import resolve_device
 from shared.nn.seeding import make_deterministic
 from shared.stores import Store, open_store
+
+TERM_PRIORS = "parsed/term_priors.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class Session:
         """Bring the run up to date; the manifest is complete only when every stage is."""
         make_deterministic(self.config.threads)
         store = self._store()
-        log = Logger(self.run_folder / "logs", quiet=self.quiet)
+        writers = open_writers(self.config.logs, self.loaded.run_id, self.config.paths.out)
+        log = Logger(self.run_folder / "logs", writers, quiet=self.quiet)
         writer = ManifestWriter(
             PIPELINE, self.config, self.loaded.run_id, self.run_folder, self.repository, self.env_lock, store
         )
@@ -63,11 +69,15 @@ class Session:
 
         runner.on_milestone = on_milestone
         log.event(f"run {self.loaded.run_id} in {self.run_folder}", device=runner.device, threads=self.config.threads)
+        finished = False
         try:
             steps = runner.run(Selection(only, from_stage))
+            finished = True
         except GowhyError as error:
             log.event(f"stopped: {error}", code=error.code)
             raise
+        finally:
+            log.close(finished=finished)
         complete = len(runner.checkpoints) == len(PIPELINE)
         if complete and (announced or not self._manifest_holds(runner.checkpoints)):
             writer.write(runner.checkpoints, "complete")
@@ -89,12 +99,13 @@ class Session:
         }
 
     def _manifest_holds(self, checkpoints: Mapping[str, Checkpoint]) -> bool:
-        """True when the manifest on disk is complete and is about these very checkpoints."""
+        """True when the manifest on disk is complete, about these very checkpoints, and its folders have theirs."""
         try:
             manifest: Manifest = load_manifest(self.run_folder / MANIFEST, verify=False)
         except GowhyError:
             return False
-        return {s.id: s.fingerprint for s in manifest.stages} == {c.stage: c.fingerprint for c in checkpoints.values()}
+        same = {s.id: s.fingerprint for s in manifest.stages} == {c.stage: c.fingerprint for c in checkpoints.values()}
+        return same and not missing_artifact_manifests(self.run_folder)
 
     def _store(self) -> Store:
         return open_store(self.config.store.url, self.config.paths.out / "cache")
@@ -114,15 +125,20 @@ def point_latest(run_folder: Path) -> None:
     temporary.replace(link)
 
 
-def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path | None]:
+def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path]:
     """The files that `evaluate --from-manifest` compares: predictions, truth, ontology, information accretion.
+
+    Without `data.ia` the accretion is the one that the run computed from its own fit proteins, so that
+    the figures are those of the run's metrics.json.
 
     Raises:
         MissingInput: the run had no test truth.
     """
     manifest = load_manifest(manifest_path)
     folder = manifest_path.parent
-    config = Config.model_validate_json((folder / manifest.config_resolved_path).read_bytes())
+    resolved = json.loads((folder / manifest.config_resolved_path).read_bytes())
+    # Only what is needed: the run may come from a version with other keys elsewhere.
+    config = validate({name: resolved[name] for name in ("data", "paths")}, where=str(manifest_path))
     data = config.data
     if data.test_terms is None or data.obo is None:
         raise MissingInput(
@@ -130,5 +146,5 @@ def evaluation_inputs(manifest_path: Path) -> tuple[Path, Path, Path, Path | Non
             where=str(manifest_path),
             remedy="Give data.test_terms, or use --pred and --truth",
         )
-    ia = resolve_input(data.ia, config) if data.ia is not None else None
+    ia = resolve_input(data.ia, config) if data.ia is not None else folder / TERM_PRIORS
     return folder / "submission.tsv", resolve_input(data.test_terms, config), resolve_input(data.obo, config), ia

@@ -107,12 +107,14 @@ def join_near_copies(clusters: IntArray, hits: pd.DataFrame, identity: float, co
     size = int(clusters.max()) + 1 if len(clusters) else 0
     _, joined = connected_components(sparse.csr_array((np.ones(len(a)), (a, b)), shape=(size, size)), directed=False)
     labels, _ = pd.factorize(joined[clusters])  # by first appearance
-    return labels.astype(np.int64)
+    renumbered: IntArray = labels.astype(np.int64)
+    return renumbered
 
 
 def _near(hits: pd.DataFrame, identity: float, coverage: float) -> pd.DataFrame:
     covered = np.minimum(hits["qcov"].to_numpy(), hits["tcov"].to_numpy()) >= np.float32(coverage)
-    return hits[covered & (hits["fident"].to_numpy() >= np.float32(identity))]
+    near: pd.DataFrame = hits[covered & (hits["fident"].to_numpy() >= np.float32(identity))]
+    return near
 
 
 def near_pairs(split: Split, hits: pd.DataFrame, min_seq_id: float, coverage: float) -> dict[str, Any]:

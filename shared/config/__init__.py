@@ -12,6 +12,7 @@ from shared.config.data import DataConfig, HomologyConfig, SplitConfig
 from shared.config.embed import EmbedConfig, EncoderConfig, TransformConfig
 from shared.config.goa import GoaConfig
 from shared.config.level1 import HomologyVoteConfig, Level1Config
+from shared.config.logs import LogsConfig
 from shared.config.root import Config, PathsConfig, StoreConfig
 from shared.config.stacker import StackerConfig
 from shared.config.submission import EvaluationConfig, SubmissionConfig
@@ -29,6 +30,7 @@ __all__ = [
     "HomologyVoteConfig",
     "InputFile",
     "Level1Config",
+    "LogsConfig",
     "PathsConfig",
     "Section",
     "SplitConfig",

@@ -14,7 +14,6 @@ class BundleConfig(Section):
 
     reference_storage: Literal["external", "full"] = "external"
     reference_gzip: bool = False
-    low_conf_quantile: float = Field(0.2, ge=0, le=1)
     knn_neighbours: int = 10
     knn_temperature: float = Field(0.1, gt=0)
     knn_lambda: float = Field(0.5, ge=0, le=1)

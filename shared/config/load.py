@@ -1,10 +1,8 @@
-"""How a Config comes about: defaults < dataset entry < file < environment < `--set` < overrides file."""
+"""How a Config comes about: defaults < dataset entry < presets < file < environment < `--set` < overrides file."""
 
 from __future__ import annotations
 
 import difflib
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from shared.config.data import DataConfig
+from shared.config.files import interpolate, merge, read_config_file, read_with_presets
 from shared.config.root import Config
 from shared.digests import digest_of
-from shared.errors import ConfigError, MissingInput, UsageError
+from shared.errors import ConfigError, UsageError
 
 ENV_PREFIX = "GOWHY_CFG__"
-_INTERPOLATION = re.compile(r"\$\{([^}]*)\}")
 
 # name, version, out folder -> the entry's defaults for `data.*` file keys
 DatasetDefaults = Callable[[str, str, Path], Mapping[str, Path]]
@@ -40,11 +38,11 @@ class LoadedConfig:
 
 
 def config_digest(config: Config) -> str:
-    """Digest of what the run is: without its name, its folders and its device.
+    """Digest of what the run is: without its name, its folders, its device and who else hears of its metrics.
 
     A registry entry is identified by its name and version; where its files lie does not matter.
     """
-    values = config.model_dump(mode="json", exclude={"run_id", "paths", "device", "store"})
+    values = config.model_dump(mode="json", exclude={"run_id", "paths", "device", "store", "logs"})
     if config.data.name != "files":
         values["data"] = {"name": config.data.name, "version": config.data.version}
     return digest_of("config", values)
@@ -61,7 +59,7 @@ def load_config(
     """Resolve a config from all its layers.
 
     Args:
-        file: YAML or JSON; None means defaults only.
+        file: YAML or JSON, maybe with presets (`extends`); None means defaults only.
         environment: usually `os.environ`.
         sets: `a.b=value` strings; the value is YAML, `null` clears a key.
         overrides: JSON file of a sweep point, applied last.
@@ -73,7 +71,7 @@ def load_config(
     """
     raw: dict[str, Any] = {}
     if file is not None:
-        merge(raw, interpolate(read_config_file(file), environment, where=str(file)))
+        merge(raw, read_with_presets(file, environment))
     merge(raw, from_environment(environment))
     for item in sets:
         merge(raw, from_assignment(item))
@@ -85,47 +83,6 @@ def load_config(
         config = apply_dataset(config, raw, datasets)
     refuse_future_annotations(config)
     return LoadedConfig(config, raw, file.stem if file else "run")
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Parse a YAML or JSON mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise MissingInput(f"no config file {path}", remedy="See configs/ for examples") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read: {error}", where=str(path)) from error
-    try:
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"not valid {path.suffix or 'YAML'}: {error}", where=str(path)) from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError("a config is a mapping of sections", where=str(path))
-    return value
-
-
-def interpolate(value: Any, environment: Mapping[str, str], *, where: str) -> Any:
-    """Replace `${GOWHY_DATA}` in every string; any other name is refused."""
-    if isinstance(value, dict):
-        return {key: interpolate(item, environment, where=where) for key, item in value.items()}
-    if isinstance(value, list):
-        return [interpolate(item, environment, where=where) for item in value]
-    if not isinstance(value, str):
-        return value
-
-    def substitute(match: re.Match[str]) -> str:
-        if match[1] != "GOWHY_DATA":
-            raise ConfigError(f"${{{match[1]}}} cannot be interpolated", where=where, remedy="Only ${GOWHY_DATA} can")
-        try:
-            return environment["GOWHY_DATA"]
-        except KeyError:
-            raise MissingInput(
-                "GOWHY_DATA is not set", where=where, remedy="Export GOWHY_DATA=<folder with the data>"
-            ) from None
-
-    return _INTERPOLATION.sub(substitute, value)
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -170,15 +127,6 @@ def nest(keys: list[str], value: Any) -> dict[str, Any]:
         value = {key: value}
     result: dict[str, Any] = value
     return result
-
-
-def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Lay `layer` over `base` in place: mappings merge, everything else replaces."""
-    for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value)
-        else:
-            base[key] = dict(value) if isinstance(value, Mapping) else value
 
 
 def check_keys(values: Mapping[str, Any], model: type[BaseModel], *, where: str, prefix: str = "") -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from shared.config.base import Section
 from shared.config.bundle import BundleConfig
@@ -13,6 +13,7 @@ from shared.config.data import DataConfig, HomologyConfig, SplitConfig
 from shared.config.embed import EmbedConfig, TransformConfig
 from shared.config.goa import GoaConfig
 from shared.config.level1 import Level1Config
+from shared.config.logs import LogsConfig
 from shared.config.stacker import StackerConfig
 from shared.config.submission import EvaluationConfig, SubmissionConfig
 from shared.config.text import TextConfig, TfidfConfig
@@ -34,14 +35,24 @@ class StoreConfig(Section):
     split: Literal["auto", "always", "never"] = "auto"
 
 
+def _allow_extends(schema: dict[str, Any]) -> None:
+    """A config file may name presets; they are resolved before the Config is built."""
+    paths = {"type": "array", "items": {"type": "string"}}
+    about = "files to build on, relative to this one; own keys win"
+    schema["properties"]["extends"] = {"description": about, "anyOf": [{"type": "string"}, paths]}
+
+
 class Config(Section):
     """Everything that decides a run."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_extends)
 
     run_id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = Field(2, ge=1, description="fixed, because sums depend on it; recorded in the manifest")
     paths: PathsConfig = PathsConfig()
     store: StoreConfig = StoreConfig()
+    logs: LogsConfig = LogsConfig()
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     homology: HomologyConfig = HomologyConfig()

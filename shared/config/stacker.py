@@ -36,4 +36,10 @@ class StackerConfig(Section):
         1.0, gt=0, description="strength of the pull of a term's own bias and scale towards its aspect's"
     )
     average_best: int = Field(1, ge=1, description="epochs whose weights are averaged")
+    low_conf_quantile: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of fit proteins whose best out-of-fold score counts as low; sets low_conf_threshold",
+    )
     seed: int = 23

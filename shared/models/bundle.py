@@ -83,7 +83,7 @@ def find_bundle(path: Path) -> BundleFiles:
         raise NotPermitted(
             f"{path.name} is a pickle and can run code",
             where=str(path),
-            remedy="Use a bundle: model_manifest.json beside model.pth",
+            remedy="Use a bundle, or make one of it: python -m services.train convert --allow-legacy-pickle",
         )
     if path.is_dir():
         path = path / MANIFEST

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pickle
 import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from fakes.hub import running_hub
+from huggingface_hub import constants, snapshot_download
 from pipeline_runs import REPOSITORY, output_digests, run, train_command
 from pyarrow import parquet
 
+from services.train.publish import publish
 from shared.digests import sha256_file
 from shared.errors import IntegrityError, MissingInput, NotPermitted
+from shared.fasta import read_fasta
 from shared.manifest import load_manifest
+from shared.manifest.artifact import read_artifact_manifest
+from shared.models.bundle import read_npz
 from shared.models.trained import Proteins, TrainedModel
+from shared.nn.weights import read_model_file
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 GOLDEN = REPOSITORY / "tests/golden/smoke.json"
@@ -253,3 +262,61 @@ def test_every_reference_storage_gives_identical_predictions(out, proteins, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (TrainedModel.load(path / "model_manifest.json") for path in (out / "smoke", tmp_path / "out/other"))
     assert (one.predict(proteins, "all") != other.predict(proteins, "all")).nnz == 0
+
+
+def test_evaluating_from_the_manifest_gives_the_run_s_own_figures(out) -> None:
+    # The generated data set has no accretion file: the run's own is used, so that weighted figures exist.
+    command = [sys.executable, "-m", "services.train", "evaluate", "--from-manifest", str(out / "smoke/manifest.json")]
+    done = run([*command, "--json"])
+    assert done.returncode == 0, done.stderr
+    found, own = json.loads(done.stdout), json.loads((out / "smoke/metrics.json").read_bytes())["test"]["gcn"]
+    assert all(own[f"fmax_w/{aspect}"] is not None for aspect in ("MF", "BP", "CC"))
+    assert {key: pytest.approx(own[key], abs=1e-6) for key in found} == found
+
+
+def test_folders_of_the_run_say_what_they_hold(out) -> None:
+    for name in ("models", "features", "logs"):
+        record = read_artifact_manifest(out / "smoke" / name)
+        assert record.model_name == "smoke"
+        assert "random-init" in str(record.base_model)
+        assert record.size_mb > 0
+        assert record.huggingface_url is None
+
+
+def test_a_legacy_pickle_of_the_model_converts_to_one_that_scores_the_same(out, tmp_path) -> None:
+    model = TrainedModel.load(out / "smoke/manifest.json")
+    architecture, state = read_model_file(out / "smoke/model.pth")
+    records = list(read_fasta(out / "smoke/model_reference.fasta"))
+    legacy = {
+        "state_dict": state,
+        "architecture": architecture,
+        "metadata": json.loads((out / "smoke/model_metadata.json").read_bytes()),
+        "members": read_npz(out / "smoke/model_members.npz"),
+        "reference": read_npz(out / "smoke/model_reference.npz"),
+        "ontology": json.loads((out / "smoke/model_ontology.json").read_bytes()),
+        "proteins": [(record.id, record.sequence) for record in records],
+    }
+    source = tmp_path / "model.pkl.gz"
+    source.write_bytes(gzip.compress(pickle.dumps(legacy)))
+    command = [sys.executable, "-m", "services.train", "convert", str(source), "--out", str(tmp_path / "safe")]
+    assert run(command).returncode == 77
+    done = run([*command, "--allow-legacy-pickle", "--json"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["loadable"] is True
+    proteins = Proteins([r.id for r in records[:3]], [r.sequence[::-1] for r in records[:3]])
+    safe = TrainedModel.load(tmp_path / "safe")
+    for correction in ("off", "all"):
+        expected, found = model.predict(proteins, correction), safe.predict(proteins, correction)
+        assert (expected != found).nnz == 0
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_published_model_comes_back_and_scores_the_same(out, tmp_path, monkeypatch) -> None:
+    with running_hub(monkeypatch):
+        done = publish(out / "smoke/manifest.json", "tester/smoke")
+        folder = Path(snapshot_download("tester/smoke", endpoint=constants.ENDPOINT, cache_dir=tmp_path))
+    assert "random weights" in (folder / "README.md").read_text()
+    assert read_artifact_manifest(out / "smoke/models").huggingface_url == done.url
+    proteins = Proteins(["Q"], ["MKVLAAGIVGLLLAQWERTYHDNPCFSTKKGKSMW"])
+    model, back = TrainedModel.load(out / "smoke/manifest.json"), TrainedModel.load(folder)
+    assert (model.predict(proteins) != back.predict(proteins)).nnz == 0

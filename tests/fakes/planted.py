@@ -12,7 +12,7 @@ import pandas as pd
 from services.train.stage import StageContext
 from services.train.stages.stage_08_stacker import STAGE
 from shared.artefacts import artefact
-from shared.config import BundleConfig, Config, Level1Config, StackerConfig
+from shared.config import Config, Level1Config, StackerConfig
 from shared.logs import Logger
 from shared.models.base import logit
 from shared.ontology import ASPECTS, Ontology
@@ -146,7 +146,7 @@ def stage_context(folder: Path, config: Config, work: Path | None = None) -> Sta
     """A context over a fake run folder; outputs land in `<folder>/staging`."""
     work = work or folder / "work"
     work.mkdir(parents=True, exist_ok=True)
-    sections = {name: value for name, value in config if isinstance(value, StackerConfig | Level1Config | BundleConfig)}
+    sections = STAGE.settings(config)
     return StageContext(
         stage=STAGE,
         sections=sections,

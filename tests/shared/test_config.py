@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -13,9 +14,11 @@ import schema.__main__ as schemas
 from shared.config import Config
 from shared.config.load import all_keys, config_digest, load_config, merge
 from shared.errors import ConfigError, GowhyError, MissingInput, UsageError
+from shared.nn.encoders import ENCODERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+PRESETS = sorted((REPOSITORY / "configs/models").glob("*.yaml"))
 
 
 def load(tmp_path: Path, text: str = "", name: str = "c.yaml", environment: dict[str, str] | None = None, **more):
@@ -113,18 +116,57 @@ def test_dataset_defaults_fill_and_an_explicit_file_makes_it_files(tmp_path) -> 
 def test_run_id_depends_on_what_the_run_is_and_on_nothing_else(tmp_path) -> None:
     base = load(tmp_path, "data: {name: tiny}")
     assert base.run_id == f"c-{config_digest(base.config)[:12]}"
-    for same in ("device=cpu", "paths.out=elsewhere", "store.url=memory://"):
+    for same in ("device=cpu", "paths.out=elsewhere", "store.url=memory://", "logs.project=other"):
         assert load(tmp_path, "data: {name: tiny}", sets=[same]).run_id == base.run_id
     for other in ("stacker.layers=7", 'data.version="2"', "threads=1"):
         assert load(tmp_path, "data: {name: tiny}", sets=[other]).run_id != base.run_id
     assert load(tmp_path, "data: {name: tiny}", sets=["run_id=mine"]).run_id == "mine"
 
 
+def test_presets_are_laid_below_the_file_in_their_order(tmp_path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/base.yaml").write_text("stacker: {layers: 1, hidden: 32, epochs: 1}")
+    (tmp_path / "models/a.yaml").write_text("extends: base.yaml\nstacker: {layers: 2, epochs: 2}")
+    (tmp_path / "models/b.yaml").write_text("stacker: {epochs: 3}")
+    loaded = load(tmp_path, "extends: [models/a.yaml, models/b.yaml]\nstacker: {dropout: 0.3}")
+    stacker = loaded.config.stacker
+    assert (stacker.layers, stacker.hidden, stacker.epochs, stacker.dropout) == (2, 32, 3, 0.3)
+    assert loaded.raw == {"stacker": {"layers": 2, "hidden": 32, "epochs": 3, "dropout": 0.3}}
+    same = load(tmp_path, "stacker: {layers: 2, hidden: 32, epochs: 3, dropout: 0.3}", name="d.yaml")
+    assert config_digest(loaded.config) == config_digest(same.config)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("extends: none.yaml", MissingInput),
+        ("extends: c.yaml", ConfigError),
+        ("extends: 3", ConfigError),
+        ("extends: [1]", ConfigError),
+        ("extends: circle.yaml", ConfigError),
+        ("stacker: {extends: x.yaml}", ConfigError),
+    ],
+)
+def test_a_preset_that_cannot_be_laid_below_is_named(tmp_path, text, error) -> None:
+    (tmp_path / "circle.yaml").write_text("extends: c.yaml")
+    with pytest.raises(error):
+        load(tmp_path, text)
+
+
+def test_every_preset_is_used_or_shown() -> None:
+    text = "".join(path.read_text() for path in CONFIGS) + (REPOSITORY / "docs/artifacts.md").read_text()
+    assert PRESETS
+    assert [path.name for path in PRESETS if path.name not in text] == []
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_validates_both_ways(path, tmp_path) -> None:
     loaded = load_config(path, environment={"GOWHY_DATA": str(tmp_path)})
+    for encoder in (loaded.config.embed.t5, loaded.config.embed.esm2):
+        assert encoder is None or encoder.name in ENCODERS
     document = schemas.document("config.schema.json")
     jsonschema.validate(loaded.raw, document)
+    jsonschema.validate(yaml.safe_load(path.read_text()), document)
     jsonschema.validate(loaded.config.model_dump(mode="json"), document)
 
 

@@ -26,7 +26,7 @@ from services.train.models.inputs import Splits, load_annotated, load_labels, lo
 from services.train.models.stacking import AspectData, StackingContext, fit_aspect
 from services.train.stage import Stage, StageContext, always
 from shared.atomic import atomic_path, write_bytes, write_json
-from shared.config import BundleConfig, Config, Level1Config, StackerConfig
+from shared.config import Config, Level1Config, StackerConfig
 from shared.digests import digest_of_lines
 from shared.errors import IntegrityError
 from shared.models.channels import Channels, goa_matrices
@@ -84,7 +84,7 @@ def run(ctx: StageContext) -> None:
     out_of_fold = score_train(ctx, prepared, ensemble)
     score_test(ctx, prepared, ensemble)
     scored = Scored(layout, out_of_fold, prepared.labels, prepared.annotated)
-    quantile = ctx.settings(BundleConfig).low_conf_quantile
+    quantile = ctx.settings(StackerConfig).low_conf_quantile
     calibration = calibrate(scored, prepared.splits.fit_rows, prepared.roots, quantile)
     validation = held_out_record(scored, prepared.splits.validation_rows, prepared.train.level1, calibration)
     ctx.write(TOP_TERMS, {"terms": list(layout.terms), "aspects": list(layout.aspects)})
@@ -304,5 +304,5 @@ STAGE = Stage(
     run=run,
     inputs=_inputs,
     outputs=always(TOP_TERMS, OUT_OF_FOLD, TEST, WEIGHTS, RECORD),
-    sections=(StackerConfig, Level1Config, BundleConfig),
+    sections=(StackerConfig, Level1Config),
 )

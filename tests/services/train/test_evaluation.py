@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from cafaeval.evaluation import cafa_eval
 from hypothesis import HealthCheck, Phase, given, settings
@@ -249,3 +250,15 @@ def test_absent_binary_and_empty_files(files: dict[str, Path], tmp_path: Path) -
     files["truth"].write_bytes(b"P1\t\xff\xfe\n")
     with pytest.raises(DataError, match="not readable"):
         evaluate_files(**files)
+
+
+def test_a_run_s_own_priors_hold_the_accretion(files: dict[str, Path], tmp_path: Path) -> None:
+    ontology, path = parse_text(files["obo"], OBO), tmp_path / "term_priors.parquet"
+    terms = ["GO:0000022", "GO:0000001", "GO:7777777"]
+    pd.DataFrame({"term": terms, "aspect": "MF", "ia": np.float32([np.nan, 2.5, 9])}).to_parquet(path)
+    assert read_information(path, ontology).tolist() == [0, 2.5, 0]
+    with pytest.raises(MissingInput):
+        read_information(tmp_path / "absent.parquet", ontology)
+    pd.DataFrame({"term": terms}).to_parquet(path)
+    with pytest.raises(DataError, match="term and ia"):
+        read_information(path, ontology)

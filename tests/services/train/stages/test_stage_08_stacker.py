@@ -12,6 +12,7 @@ import torch
 from services.train.stages import stage_08_stacker
 from services.train.stages.stage_08_stacker import STAGE
 from shared.artefacts import artefact
+from shared.config import Config, StackerConfig
 from shared.digests import sha256_file
 from shared.errors import IntegrityError
 from shared.models.calibration import Calibration
@@ -186,3 +187,19 @@ def test_a_level1_matrix_of_another_term_list_is_refused(tmp_path: Path) -> None
     planted.level1["knn"] = planted.level1["knn"][:, :-1]
     with pytest.raises(IntegrityError, match="oof_knn"):
         run(planted, tmp_path)
+
+
+def test_bundle_settings_are_none_of_the_stacker_s() -> None:
+    ours = STAGE.settings(Config())
+    assert set(ours) == {"stacker", "level1"}
+    other = Config(stacker=StackerConfig(low_conf_quantile=0.4))
+    assert STAGE.settings(other)["stacker"].fingerprint_values() != ours["stacker"].fingerprint_values()
+
+
+def test_the_low_confidence_quantile_is_the_stacker_s(planted: Planted, finished: Path, tmp_path: Path) -> None:
+    config = planted.config(QUICK.model_copy(update={"low_conf_quantile": 0.5}))
+    STAGE.run(stage_context(planted.write(tmp_path), config))
+    median, usual = (
+        read(folder, "models/stacker.json")["low_conf_threshold"] for folder in (tmp_path / "staging", finished)
+    )
+    assert all(median[aspect] > usual[aspect] for aspect in ("MF", "BP", "CC"))
