@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Claim:
     dispatch: int
     token: str
     out_of_memory: int  # earlier attempts that ran out of memory
+    may_have_published: bool  # an earlier attempt was allowed to publish and may still do so
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +95,15 @@ class Ledger:
             _set(connection, "last_claim_at", str(at))
             crash_point("claim.before_commit")
         crash_point("claim.after_commit")
-        return None if row is None else Claim(rows.record_of(row), found.dispatch, token, row.out_of_memory)
+        if row is None:
+            return None
+        return Claim(rows.record_of(row), found.dispatch, token, row.out_of_memory, row.granted is not None)
 
-    def progress(self, claim: Claim, progress: Mapping[str, Any]) -> None:
-        """Tell how far an attempt is."""
+    def progress(self, claim: Claim, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Tell how far an attempt is; the last step is the newest."""
         with self.database.change() as connection:
-            news: list[rows.News] = [("progress", progress)]
-            at, values = self._now(connection), {"progress": json.dumps(dict(progress))}
+            news: list[rows.News] = [("progress", step) for step in steps]
+            at, values = self._now(connection), {"progress": json.dumps(dict(steps[-1]))}
             rows.change(connection, claim.job.id, *_held(claim), at=at, news=news, values=values)
 
     def holds(self, claim: Claim) -> tuple[bool, bool]:
@@ -113,7 +116,9 @@ class Ledger:
         """Allow an attempt to publish. From now on only the folder decides between it and an end."""
         with self.database.change() as connection:
             conditions = (*_held(claim), JOBS.c.cancel_requested == 0)
-            row = rows.change(connection, claim.job.id, *conditions, at=0.0, values={"granted": claim.job.attempt})
+            # The first attempt whose end nobody saw stays noted.
+            granted = sa.func.coalesce(JOBS.c.granted, claim.job.attempt)
+            row = rows.change(connection, claim.job.id, *conditions, at=0.0, values={"granted": granted})
             crash_point("grant.before_commit")
         crash_point("grant.after_commit")
         return row is not None
@@ -149,7 +154,7 @@ class Ledger:
             at = self._now(connection)
             news: rows.News = ("retrying", {"code": error.code, "in_s": round(delay_s, 3)})
             values: dict[str, Any] = {
-                "failures": claim.job.failures + 1, "dispatch": claim.dispatch + 1, "claim": None, "granted": None,
+                "failures": claim.job.failures + 1, "dispatch": claim.dispatch + 1, "claim": None, "granted": _other_grant(claim),
                 "retry_at": at + delay_s, "out_of_memory": claim.out_of_memory + int(out_of_memory),
             } | _error(error)  # fmt: skip
             row = rows.change(connection, claim.job.id, *_held(claim), at=at, news=[news], values=values)
@@ -165,7 +170,9 @@ class Ledger:
         with self.database.change() as connection:
             at = self._now(connection)
             news: rows.News = ("retrying", {"code": "handed_back", "in_s": 0.0})
-            values = {"dispatch": claim.dispatch + 1, "claim": None, "granted": None, "retry_at": at}
+            values: dict[str, Any] = {
+                "dispatch": claim.dispatch + 1, "claim": None, "granted": _other_grant(claim), "retry_at": at,
+            }  # fmt: skip
             row = rows.change(connection, claim.job.id, *_held(claim), at=at, news=[news], values=values)
             if row is not None:
                 self.dispatcher.enqueue(connection, row.id, row.dispatch, priority=AGAIN)
@@ -214,6 +221,11 @@ def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
         JOBS.c.dispatch == claim.dispatch,
         JOBS.c.claim == claim.token,
     )
+
+
+def _other_grant(claim: Claim) -> sa.ColumnElement[Any]:
+    """The noted grant, unless it is this attempt's, whose process is gone."""
+    return sa.case((JOBS.c.granted == claim.job.attempt, sa.null()), else_=JOBS.c.granted)
 
 
 def _standing(row: sa.Row[Any]) -> Standing:

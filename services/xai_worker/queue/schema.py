@@ -137,6 +137,7 @@ def prepare(database: Database) -> int:
                 connection.exec_driver_sql(statement)
         connection.execute(META.delete().where(META.c.name == "schema_version"))
         connection.execute(META.insert().values(name="schema_version", value=str(len(STEPS))))
-        for name in COUNTERS:
-            connection.exec_driver_sql(f"INSERT INTO xai_meta VALUES ('{name}', '0') ON CONFLICT (name) DO NOTHING")
+        known = set(connection.scalars(sa.select(META.c.name)))
+        for name in sorted(set(COUNTERS) - known):
+            connection.execute(META.insert().values(name=name, value="0"))
     return version
