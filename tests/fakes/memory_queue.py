@@ -43,15 +43,21 @@ class MemoryQueue:
     def draining(self) -> bool:
         return self._draining
 
+    def precheck(self, owner: str, idempotency_key: str | None, fingerprint: str) -> Accepted | None:
+        with self._lock:
+            for job in self.jobs.values():
+                if idempotency_key is not None and (job.owner, job.idempotency_key) == (owner, idempotency_key):
+                    if job.fingerprint != fingerprint:
+                        raise KeyReused
+                    return Accepted(job, replayed=True)
+            self._admit(owner)
+            return None
+
     def submit(self, submission: Submission) -> Accepted:
         with self._lock:
             key = submission.idempotency_key
-            for job in self.jobs.values():
-                if key is not None and (job.owner, job.idempotency_key) == (submission.owner, key):
-                    if job.fingerprint != submission.fingerprint:
-                        raise KeyReused
-                    return Accepted(job, replayed=True)
-            self._admit(submission.owner)
+            if (known := self.precheck(submission.owner, key, submission.fingerprint)) is not None:
+                return known
             job = JobRecord(
                 id=uuid.uuid4().hex, state=JobState.QUEUED, created_at=time.time(),
                 run_id=submission.run_id, manifest=submission.manifest, request=dict(submission.request),

@@ -262,6 +262,14 @@ class JobQueue(Protocol):
         """
         ...
 
+    def precheck(self, owner: str, idempotency_key: str | None, fingerprint: str) -> Accepted | None:
+        """A look without a lock, before a request is checked: the replay if there is one, None to go on.
+
+        Raises:
+            KeyReused, QueueFull, OwnerQuota, Draining: what `submit` would raise now.
+        """
+        ...
+
     def get(self, job_id: str) -> JobRecord:
         """One job.
 

@@ -63,17 +63,20 @@ class SqlQueue:
         """See `JobQueue.draining`."""
         return self._draining.is_set()
 
+    def precheck(self, owner: str, idempotency_key: str | None, fingerprint: str) -> Accepted | None:
+        """See `JobQueue.precheck`."""
+        with self.database.read() as connection:
+            return self._check(connection, owner, idempotency_key, fingerprint)
+
     def submit(self, submission: Submission) -> Accepted:
         """See `JobQueue.submit`."""
+        asked = submission.owner, submission.idempotency_key, submission.fingerprint
         # A refusal or a replay costs a look and no lock; only what may be accepted waits for its turn.
-        with self.database.read() as connection:
-            if (earlier := self._replay(connection, submission)) is not None:
-                return earlier
-            self._admit(connection, submission.owner)
+        if (earlier := self.precheck(*asked)) is not None:
+            return earlier
         with self.database.write() as connection:
-            if (earlier := self._replay(connection, submission)) is not None:
+            if (earlier := self._check(connection, *asked)) is not None:
                 return earlier
-            self._admit(connection, submission.owner)
             at = self._now(connection)
             row = rows.insert(connection, _new_row(submission, at), at, (JobState.QUEUED.value, {"round": 1}))
             self.dispatcher.enqueue(connection, row.id, row.dispatch, priority=FIRST)
@@ -192,16 +195,13 @@ class SqlQueue:
         self.dispatcher.close()
         self.database.close()
 
-    def _replay(self, connection: sa.Connection, submission: Submission) -> Accepted | None:
-        """The job that this owner and key already have."""
-        if submission.idempotency_key is None:
-            return None
-        row = rows.find(
-            connection, JOBS.c.owner == submission.owner, JOBS.c.idempotency_key == submission.idempotency_key
-        )
+    def _check(self, connection: sa.Connection, owner: str, key: str | None, fingerprint: str) -> Accepted | None:
+        """The job that this owner and key already have, or None if a new one may come."""
+        row = None if key is None else rows.find(connection, JOBS.c.owner == owner, JOBS.c.idempotency_key == key)
         if row is None:
+            self._admit(connection, owner)
             return None
-        if row.fingerprint != submission.fingerprint:
+        if row.fingerprint != fingerprint:
             raise KeyReused
         return Accepted(rows.record_of(row), replayed=True)
 

@@ -190,7 +190,9 @@ class Attempts:
         if self._patiently(lambda: self.ledger.finish(of, JobState.SUCCEEDED, result=result)) is not None:
             LOG.info("succeeded", extra={"fields": {"job_id": of.job.id}})
 
-    def _end(self, of: Standing | Claim, state: JobState, error: JobError | None = None, *, failed: bool = False) -> None:
+    def _end(
+        self, of: Standing | Claim, state: JobState, error: JobError | None = None, *, failed: bool = False
+    ) -> None:
         """End without a result. Where an attempt may still be about to publish, the folder decides who was first."""
         if of.may_have_published and not seal(self._final(of), state.value):
             self._succeed(of)
