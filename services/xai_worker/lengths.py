@@ -19,7 +19,7 @@ from pathlib import Path
 from shared.errors import IntegrityError
 
 PARTS = ("test", "train")
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 2 << 30
 TIMEOUT_S = 60
 KEPT_RUNS = 8
 Lengths = Mapping[str, Mapping[str, int]]
@@ -30,31 +30,28 @@ def table(part: str) -> str:
     return f"parsed/{part}_seq.feather"
 
 
-class LengthCache:
-    """Lengths by the tables' hashes; several requests for one run start one process."""
+_found: OrderedDict[tuple[str, ...], Lengths] = OrderedDict()
+_lock = threading.Lock()
 
-    def __init__(self) -> None:
-        self._found: OrderedDict[tuple[str, ...], Lengths] = OrderedDict()
-        self._lock = threading.Lock()
 
-    def of(self, folder: Path, sha256: Mapping[str, str]) -> Lengths:
-        """Part -> protein -> residues.
+def lengths_of(folder: Path, sha256: Mapping[str, str]) -> Lengths:
+    """Part -> protein -> residues; kept by the tables' hashes, so that one process serves many requests.
 
-        Args:
-            folder: the run.
-            sha256: part -> what its table must hash to.
+    Args:
+        folder: the run.
+        sha256: part -> what its table must hash to.
 
-        Raises:
-            IntegrityError: a table is not what its hash says, or cannot be read within the limits.
-        """
-        key = tuple(sha256[part] for part in PARTS)
-        with self._lock:
-            if key not in self._found:
-                self._found[key] = _read_apart(folder, key)
-                while len(self._found) > KEPT_RUNS:
-                    self._found.popitem(last=False)
-            self._found.move_to_end(key)
-            return self._found[key]
+    Raises:
+        IntegrityError: a table is not what its hash says, or cannot be read within the limits.
+    """
+    key = tuple(sha256[part] for part in PARTS)
+    with _lock:
+        if key not in _found:
+            _found[key] = _read_apart(folder, key)
+            while len(_found) > KEPT_RUNS:
+                _found.popitem(last=False)
+        _found.move_to_end(key)
+        return _found[key]
 
 
 def _read_apart(folder: Path, sha256: tuple[str, ...]) -> Lengths:

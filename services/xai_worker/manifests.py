@@ -10,7 +10,7 @@ from pathlib import Path
 
 from services.xai_worker.http.json_body import parse_json
 from services.xai_worker.http.problem import Problem
-from services.xai_worker.lengths import PARTS, LengthCache, Lengths, table
+from services.xai_worker.lengths import PARTS, Lengths, lengths_of, table
 from services.xai_worker.volume import MANIFEST, OutOfSight, Volume
 from shared.digests import canonical_json, sha256_bytes
 from shared.errors import GowhyError, IntegrityError
@@ -35,7 +35,6 @@ class Runs:
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
-        self._lengths = LengthCache()
         self._kept: OrderedDict[tuple[str, tuple[int, int, int]], tuple[Run, Manifest]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,7 +68,7 @@ class Runs:
             Problem: the tables are not what the manifest says.
         """
         try:
-            return self._lengths.of(Path(self.volume.root) / run.run_id, run.sequences)
+            return lengths_of(Path(self.volume.root) / run.run_id, run.sequences)
         except IntegrityError as error:
             raise Problem("manifest-invalid", error.what) from error
 

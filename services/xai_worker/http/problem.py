@@ -41,7 +41,7 @@ KINDS: dict[str, Kind] = {
     "gone": Kind(410, "The result is no longer kept"),
     "too-large": Kind(413, "The body is too large"),
     "unsupported-media-type": Kind(415, "The body is of an unsupported type"),
-    "invalid": Kind(422, "The job is not possible"),
+    "invalid": Kind(422, "The request is not possible"),
     "manifest-invalid": Kind(422, "The manifest is not acceptable"),
     "manifest-mismatch": Kind(422, "The manifest is not the one on the volume"),
     "files-not-visible": Kind(422, "The worker cannot see the run's files"),

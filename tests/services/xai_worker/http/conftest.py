@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,3 +66,14 @@ def client(app: FastAPI, keys: Keys) -> Iterator[TestClient]:
     """Sends the lab's token with every request."""
     with TestClient(app, headers=keys.headers()) as made:
         yield made
+
+
+@pytest.fixture
+def app_with(queue: MemoryQueue, settings: HttpSettings, keys: Keys) -> Callable[..., TestClient]:
+    """A client of an application with other settings."""
+
+    def make(**changes: object) -> TestClient:
+        changed = HttpSettings.model_validate({**settings.model_dump(), **changes})
+        return TestClient(create_app(queue, changed, Tokens(keys.known)), headers=keys.headers())
+
+    return make
