@@ -71,4 +71,3 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         document["components"].setdefault("schemas", {}).update(definitions["$defs"])
         app.openapi_schema = document
     return app.openapi_schema
-

@@ -173,7 +173,8 @@ def describe(error: BaseException, out: str) -> dict[str, Any]:
         error = from_os_error(error, str(error.filename or "file system"))
     if isinstance(error, GowhyError):
         root = str(Path(out).resolve())
-        message = error.render().replace(f"{root}/", "").replace(f"{out}/", "").replace(root, "the volume")
+        said = error.what if error.remedy is None else f"{error.what}. {error.remedy}"
+        message = said.replace(f"{root}/", "").replace(f"{out}/", "").replace(root, "the volume")
         return _failure(error.code, message, retryable=error.retryable or isinstance(error, CannotWrite))
     return _failure("internal", "an internal error; the worker's log has the details under this job's id")
 

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 
 from services.xai_worker.queue.base import StoreDown
@@ -29,13 +30,20 @@ HOUSEKEEPING_BEATS = 2  # heartbeats between two rounds
 LAST_WRITES_S = 10.0  # for writing down what became of the last jobs
 
 
-def run_worker(settings: WorkerSettings, command: Sequence[str] = CHILD, *, supervised: bool = False) -> int:
+def run_worker(
+    settings: WorkerSettings,
+    command: Sequence[str] = CHILD,
+    *,
+    supervised: bool = False,
+    pulse: int | None = None,
+) -> int:
     """Run jobs until SIGTERM or SIGINT.
 
     Args:
         settings: see `WorkerSettings`.
         command: the child process; tests use a cheap one.
         supervised: end at once when standard input closes, because the supervisor has died.
+        pulse: a descriptor that gets a byte with each heartbeat, so that the supervisor sees a stopped process.
 
     Raises:
         ConfigError: the database is where it must not be.
@@ -46,6 +54,8 @@ def run_worker(settings: WorkerSettings, command: Sequence[str] = CHILD, *, supe
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if pulse is not None:
+        threading.Thread(target=_pulse, args=(pulse, settings.heartbeat_s), daemon=True).start()
     check_volume(settings.out)
     queue = open_queue(settings)
     ledger = Ledger(queue.database, queue.dispatcher)
@@ -85,6 +95,12 @@ def _watch_supervisor(attempts: Attempts) -> None:
     while os.read(0, 1):
         pass
     _die(attempts)
+
+
+def _pulse(descriptor: int, every_s: float) -> None:
+    while True:
+        os.write(descriptor, b".")
+        time.sleep(every_s)
 
 
 def _die(attempts: Attempts) -> None:
