@@ -14,6 +14,7 @@ from services.xai_worker.folder import clear_staging, read_complete, seal, unsea
 from services.xai_worker.queue.backoff import delay_s
 from services.xai_worker.queue.base import JobError, JobState, StoreDown
 from services.xai_worker.queue.crash import crash_point
+from services.xai_worker.queue.engine import entry_id
 from services.xai_worker.queue.ledger import WORKER_DIED, Claim, Ledger, Standing
 from services.xai_worker.settings import WorkerSettings
 from services.xai_worker.worker.housekeeping import result_folder
@@ -60,10 +61,26 @@ class Attempts:
     command: Sequence[str] = CHILD
     draining: threading.Event = field(default_factory=threading.Event)  # begin nothing
     handing_back: threading.Event = field(default_factory=threading.Event)  # end what runs
+    running: set[str] = field(default_factory=set)  # entries
+    last_busy: float = field(default_factory=time.monotonic)
     _children: set[ChildProcess] = field(default_factory=set)
 
     def run(self, job_id: str, dispatch: int) -> None:
         """Run one entry. Whatever happened before, it leaves the job ended or with a further entry."""
+        entry = entry_id(job_id, dispatch)
+        self.running.add(entry)
+        try:
+            self._run(job_id, dispatch)
+        finally:
+            self.running.discard(entry)
+            self.last_busy = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since something ran; 0 while something does."""
+        return 0.0 if self.running else time.monotonic() - self.last_busy
+
+    def _run(self, job_id: str, dispatch: int) -> None:
         if not self.lease.alive:
             raise LeaseLost(f"{job_id}.{dispatch} is left to others")  # the entry ends, and housekeeping finds that
         found = self._patiently(lambda: self.ledger.standing(job_id, dispatch))
@@ -119,6 +136,7 @@ class Attempts:
     def _listen(self, claim: Claim, child: ChildProcess) -> Outcome:
         deadline = time.monotonic() + self.settings.job_timeout_s
         outcome, said_end, steps, looked = Outcome(), False, [], time.monotonic()
+        asked = False
         while True:
             gone = child.ended
             messages = child.last_messages() if gone else child.messages(LISTEN_S)
@@ -127,12 +145,15 @@ class Attempts:
                 if kind == "progress":
                     steps.append(message["step"])
                 elif kind == "ready":
-                    child.answer(self._may_publish(claim))
+                    asked = True
                 elif kind == "failed":
                     said_end, outcome.out_of_memory = True, bool(message.pop("out_of_memory"))
                     outcome.error = JobError(**message)
                 elif kind == "done":
                     said_end = True
+            if asked and (answer := self._may_publish(claim)) is not None:
+                child.answer(answer)
+                asked = False
             if gone or time.monotonic() - looked >= LOOK_S:
                 looked = time.monotonic()
                 steps = self._write_progress(claim, steps)
@@ -144,8 +165,6 @@ class Attempts:
 
     def _why_stop(self, claim: Claim, deadline: float) -> Outcome | None:
         """A reason to end a running child."""
-        if not self.lease.alive:
-            return Outcome(lost=True)
         if self.handing_back.is_set():
             return Outcome(handed_back=True)
         if time.monotonic() > deadline:
@@ -183,8 +202,14 @@ class Attempts:
         else:
             self._end(claim, JobState.FAILED, _given_up(error, failures) if error.retryable else error, failed=True)
 
-    def _may_publish(self, claim: Claim) -> bool:
-        return self.lease.alive and self._patiently(lambda: self.ledger.grant(claim))
+    def _may_publish(self, claim: Claim) -> bool | None:
+        """None while nobody can say: the database is away, or others may have taken us for dead."""
+        if not self.lease.alive:
+            return None
+        try:
+            return self.ledger.grant(claim)
+        except StoreDown:
+            return None
 
     def _succeed(self, of: Standing | Claim) -> None:
         result = self._final(of).relative_to(self.settings.out).as_posix()
@@ -219,7 +244,7 @@ class Attempts:
             try:
                 return step()
             except StoreDown:
-                if time.monotonic() > deadline or not self.lease.alive:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from services.xai_worker.queue.base import StoreDown
 from services.xai_worker.queue.dbos_engine import DbosRunner
 from services.xai_worker.queue.ledger import Ledger
@@ -27,6 +29,7 @@ from shared.errors import TryAgain
 
 LOG = logging.getLogger(__name__)
 HOUSEKEEPING_BEATS = 2  # heartbeats between two rounds
+STALLED_LEASES = 3  # lease times without work although there is some
 LAST_WRITES_S = 10.0  # for writing down what became of the last jobs
 
 
@@ -71,9 +74,12 @@ def run_worker(
     runner.start(attempts.run)
     while not stop.wait(HOUSEKEEPING_BEATS * settings.heartbeat_s):
         try:
-            housekeeping.tick()
-        except StoreDown as error:
-            LOG.warning("housekeeping waits for the database", extra={"fields": {"reason": str(error)}})
+            housekeeping.tick(frozenset(attempts.running))
+        except (StoreDown, SQLAlchemyError) as error:  # the engine's own calls name the latter
+            LOG.warning("housekeeping waits for the database", extra={"fields": {"reason": str(error)[:200]}})
+        if min(housekeeping.neglected_s, attempts.idle_s) > STALLED_LEASES * settings.lease_s:
+            LOG.error("the engine hands out nothing although jobs wait; this process ends to be started again")
+            _die(attempts)
     _drain(settings, attempts, runner)
     lease.release()
     queue.close()
