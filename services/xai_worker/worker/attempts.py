@@ -20,6 +20,7 @@ from services.xai_worker.settings import WorkerSettings
 from services.xai_worker.worker.housekeeping import result_folder
 from services.xai_worker.worker.lease import Lease
 from services.xai_worker.worker.process import CHILD, ChildProcess
+from shared.errors import GowhyError
 
 LOG = logging.getLogger(__name__)
 LISTEN_S = 0.1
@@ -91,7 +92,11 @@ class Attempts:
             return
         if self._ended_already(found):
             return
-        unseal(self._final(found))
+        try:
+            unseal(self._final(found))
+        except GowhyError as error:
+            self._end(found, JobState.FAILED, JobError(error.code, "the result has no place on the volume"))
+            return
         claim = self._patiently(lambda: self.ledger.claim(found))
         if claim is None:
             # It changed while we looked: a request to cancel, for example. Look again.
