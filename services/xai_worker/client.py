@@ -49,7 +49,6 @@ BY_STATUS: dict[int, type[GowhyError]] = {
     429: TryAgain,
     503: ServiceUnavailable,
 }
-BY_CODE = {kind.code: kind for kind in GowhyError.__subclasses__()}
 
 
 class Passing(Exception):
@@ -207,7 +206,7 @@ def submit(arguments: argparse.Namespace) -> int:
     body, token = body_of(arguments), token_of()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = httpx.Timeout(30.0, read=READ_S)
-    with httpx.Client(base_url=arguments.url, headers=headers, timeout=timeout) as http:
+    with httpx.Client(base_url=arguments.url or os.environ.get("GOWHY_XAI_URL") or URL, headers=headers, timeout=timeout) as http:
         worker = Worker(http)
         job = worker.submit(body)
         if not arguments.wait:
@@ -236,8 +235,15 @@ def _failed(job: Mapping[str, Any]) -> int:
     print(f"error: job {job['id']} {job['state']}: {error['message']}", file=sys.stderr)
     if job["state"] == "cancelled":
         return TryAgain.exit_code
-    known = BY_CODE.get(error["code"])
-    return EXIT_INTERNAL if known is None else known.exit_code
+    exit_codes = _exit_codes(GowhyError)
+    return exit_codes.get(error["code"], EXIT_INTERNAL)
+
+
+def _exit_codes(kind: type[GowhyError]) -> dict[str, int]:
+    found = {kind.code: kind.exit_code}
+    for inner in kind.__subclasses__():
+        found |= _exit_codes(inner)
+    return found
 
 
 def _show(show: Progress, kind: str, data: Mapping[str, Any]) -> None:

@@ -32,12 +32,11 @@ def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
         """uvicorn ends idle connections, but waits for ever for headers that come a byte at a time."""
 
         waiting: asyncio.TimerHandle | None = None
+        one_too_many = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > settings.max_connections:
-                self._refuse(503, "unavailable")
-                return
+            self.one_too_many = len(self.connections) > settings.max_connections
             self._expect_headers()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -45,6 +44,9 @@ def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self.one_too_many:  # said only now: to close before the request is read would lose the answer
+                self._refuse(503, "unavailable")
+                return
             super().data_received(data)
             if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
                 self._expect_headers()
