@@ -82,7 +82,9 @@ def _add_submit(verbs: Any) -> None:
     verb.add_argument("manifest", type=Path, metavar="MANIFEST", help="out/<run_id>/manifest.json")
     verb.add_argument("--wait", action="store_true", help="follow the job to its end; the exit code says how it ended")
     verb.add_argument("--url", default=None, help="default: GOWHY_XAI_URL, else http://127.0.0.1:8080")
-    verb.add_argument("--protein", action="append", default=[], metavar="ACC", help="repeatable; default: the five best")
+    verb.add_argument(
+        "--protein", action="append", default=[], metavar="ACC", help="repeatable; default: the five best"
+    )
     verb.add_argument("--term", action="append", default=[], metavar="GO:...", help="repeatable")
     verb.add_argument("--top-k", type=int, metavar="N", help="best terms of each protein, where none is named")
     verb.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
@@ -98,7 +100,9 @@ def _add_submit(verbs: Any) -> None:
 def _add_token(verbs: Any) -> None:
     verb = verbs.add_parser("token", help="make a bearer token; its line for GOWHY_XAI_TOKENS_FILE goes to stdout")
     verb.add_argument("name", metavar="NAME", help="owns the jobs; two tokens may share it while one is exchanged")
-    verb.add_argument("--scope", action="append", choices=("submit", "read", "cancel", "admin"), help="default: the first three")
+    verb.add_argument(
+        "--scope", action="append", choices=("submit", "read", "cancel", "admin"), help="default: the first three"
+    )
     verb.add_argument("--days", type=int, metavar="N", help="valid for so long; default: for ever")
     verb.set_defaults(command=token)
 

@@ -206,7 +206,9 @@ def submit(arguments: argparse.Namespace) -> int:
     body, token = body_of(arguments), token_of()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = httpx.Timeout(30.0, read=READ_S)
-    with httpx.Client(base_url=arguments.url or os.environ.get("GOWHY_XAI_URL") or URL, headers=headers, timeout=timeout) as http:
+    with httpx.Client(
+        base_url=arguments.url or os.environ.get("GOWHY_XAI_URL") or URL, headers=headers, timeout=timeout
+    ) as http:
         worker = Worker(http)
         job = worker.submit(body)
         if not arguments.wait:

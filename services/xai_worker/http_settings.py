@@ -30,7 +30,9 @@ class HttpSettings(BaseModel):
     metrics_open: bool = Field(False, description="serve metrics without a token even where tokens are set")
 
     max_body_bytes: int = Field(4 * MIB, ge=1024, le=16 * MIB, description="larger bodies get 413")
-    header_timeout_s: float = Field(10, gt=0, description="a client must send its request line and headers in this time")
+    header_timeout_s: float = Field(
+        10, gt=0, description="a client must send its request line and headers in this time"
+    )
     body_timeout_s: float = Field(30, gt=0, description="and its body in this time, else 408")
     send_timeout_s: float = Field(60, gt=0, description="a client that reads nothing for this long is cut off")
     max_connections: int = Field(512, ge=1, description="further ones get 503 at once")

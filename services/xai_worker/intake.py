@@ -121,7 +121,9 @@ class Intake:
         else:
             residues = sum(sorted(lengths["test"].values(), reverse=True)[:count])
         if (work := residues * terms) > settings.max_work:
-            detail = f"{count} proteins of {residues} residues x {terms} terms; at most {settings.max_work} a job. Split it"
+            detail = (
+                f"{count} proteins of {residues} residues x {terms} terms; at most {settings.max_work} a job. Split it"
+            )
             raise Problem("too-much-work", detail, work=work, max_work=settings.max_work)
         return work
 

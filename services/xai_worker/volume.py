@@ -6,8 +6,8 @@ import errno
 import os
 import re
 import stat
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from shared.errors import MissingInput

@@ -54,7 +54,13 @@ class Worker(threading.Thread):
     def work(self, job_id: str) -> None:
         self.queue.begin(job_id)
         for done in range(self.proteins):
-            step = {"done": done, "total": self.proteins, "protein": f"T{done + 1}", "model": "cnn", "method": "occlusion"}
+            step = {
+                "done": done,
+                "total": self.proteins,
+                "protein": f"T{done + 1}",
+                "model": "cnn",
+                "method": "occlusion",
+            }
             self.queue.report(job_id, step)
             time.sleep(self.step_s)
             if self.queue.get(job_id).cancel_requested:

@@ -130,7 +130,9 @@ def body_of(kind: str, detail: str | None = None, **extra: Any) -> dict[str, Any
     return body | ({} if detail is None else {"detail": detail}) | extra
 
 
-def render(kind: str, detail: str | None = None, headers: Mapping[str, str] | None = None, **extra: Any) -> JSONResponse:
+def render(
+    kind: str, detail: str | None = None, headers: Mapping[str, str] | None = None, **extra: Any
+) -> JSONResponse:
     """The response of one problem."""
     return JSONResponse(
         body_of(kind, detail, **extra), KINDS[kind].status, headers=dict(headers or {}), media_type=MEDIA_TYPE

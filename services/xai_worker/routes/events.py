@@ -69,4 +69,3 @@ async def events(
             return
         await asyncio.sleep(services.settings.stream_poll_s)
     yield ServerSentEvent(comment="connect again with Last-Event-ID", retry=AGAIN_MS)
-

@@ -58,7 +58,10 @@ class ReportLink(BaseModel):
 
 @router.get(
     ROOT + "/{job_id}/result",
-    responses={**responses(*ACCESS, "wrong-state", "gone"), 200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
+    responses={
+        **responses(*ACCESS, "wrong-state", "gone"),
+        200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+    },
 )
 def result(job_id: JobId, caller: Reader, services: WithServices) -> JSONResponse:
     """What result.json says, with the address of each file: counts, provenance, gates, hashes."""

@@ -155,13 +155,26 @@ def test_a_job_is_followed_over_cut_streams(run: PublishedRun, queue: MemoryQueu
 
 def test_a_service_that_stays_away_is_named(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.xai_worker.client.ATTEMPTS", 1)
-    with httpx.Client(base_url="http://127.0.0.1:1") as http, progress("job", 1) as show:
+    job = {"links": {"events": "/e", "self": "/s"}}
+    with httpx.Client(base_url="http://127.0.0.1:1") as http, progress("job", 1) as show:  # noqa: SIM117 - one call raises
         with pytest.raises(ServiceUnavailable, match="lost"):
-            Worker(http).follow({"links": {"events": "/e", "self": "/s"}}, show)
+            Worker(http).follow(job, show)
 
 
 def test_events_are_read_as_the_standard_says() -> None:
-    lines = ": ping\n\nevent: progress\ndata: {\"a\": 1}\nid: 4\n\nretry: 3000\n\ndata: {}\n\nevent: cut".split("\n")
+    lines = [
+        ": ping",
+        "",
+        "event: progress",
+        'data: {"a": 1}',
+        "id: 4",
+        "",
+        "retry: 3000",
+        "",
+        "data: {}",
+        "",
+        "event: cut",
+    ]
     assert list(parse_events(iter(lines))) == [(4, "progress", {"a": 1}), (0, "message", {})]
 
 

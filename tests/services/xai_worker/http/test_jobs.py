@@ -117,9 +117,7 @@ def test_an_unknown_job_is_404_and_an_impossible_id_422(client: TestClient, path
         ("GET", "/v1/explanations/..%2f..%2fetc%2fpasswd", 404, "not-found"),
     ],
 )
-def test_whatever_is_not_there_is_a_problem(
-    client: TestClient, method: str, path: str, status: int, kind: str
-) -> None:
+def test_whatever_is_not_there_is_a_problem(client: TestClient, method: str, path: str, status: int, kind: str) -> None:
     response = client.request(method, path)
     refused(response, status, kind)
     if status == 405:

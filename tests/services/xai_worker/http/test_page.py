@@ -147,7 +147,9 @@ class TestBrowser:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") != ""
 
-    def test_a_report_cannot_reach_the_token(self, page, base: str, keys: Keys, run: PublishedRun, queue: MemoryQueue) -> None:  # type: ignore[no-untyped-def]
+    def test_a_report_cannot_reach_the_token(
+        self, page, base: str, keys: Keys, run: PublishedRun, queue: MemoryQueue
+    ) -> None:  # type: ignore[no-untyped-def]
         self.connect(page, keys)
         page.get_by_role("button", name="Submit").click()
         page.locator(".state.succeeded").wait_for()

@@ -78,18 +78,22 @@ def test_a_large_body_is_refused_unread(base: str, keys: Keys, tmp_path: Path) -
         while True:
             yield b"[" * 8192
 
-    with pytest.raises((httpx.WriteError, httpx.ReadError, AssertionError)) as stopped:
-        response = httpx.post(
-            base + URL, content=endless(), headers=keys.headers(**{"Content-Type": "application/json"}), timeout=10
-        )
-        raise AssertionError(response.status_code)
-    assert not isinstance(stopped.value, AssertionError) or stopped.value.args == (413,)
+    headers = keys.headers(**{"Content-Type": "application/json"})
+    try:
+        assert httpx.post(base + URL, content=endless(), headers=headers, timeout=10).status_code == 413
+    except (httpx.WriteError, httpx.ReadError):
+        pass  # the connection was cut while the client still sent
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     "start",
-    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\nGET / H"],
+    [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\nGET / H",
+    ],
 )
 def test_headers_that_do_not_come_end_the_connection(base: str, start: bytes) -> None:
     with connect(base) as connection:
@@ -131,7 +135,9 @@ def test_a_client_that_does_not_read_is_cut_off(base: str, queue: MemoryQueue, r
     with connect(base) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         token = keys.plain["lab"]
-        connection.sendall(f"GET {URL}/{job_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        connection.sendall(
+            f"GET {URL}/{job_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        )
         deadline = time.monotonic() + 15
         metrics = ""
         while time.monotonic() < deadline:
@@ -173,10 +179,9 @@ def test_what_is_not_http_is_400(base: str, data: bytes) -> None:
 
 
 def test_headers_without_end_are_cut_off(base: str) -> None:
+    endless = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000_000
     with connect(base) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
-        for _ in range(2000):
-            connection.sendall(b"y" * 10_000)
+        connection.sendall(endless)
     assert httpx.get(base + "/v1/health/live").status_code == 200
 
 

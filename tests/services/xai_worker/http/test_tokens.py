@@ -95,9 +95,15 @@ def test_loopback_is_served_without_one(host: str, run: PublishedRun) -> None:
 @pytest.mark.parametrize(
     "given", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic bGFiOng=", "Bearer ü", "bearer a b", "Bearer \x7f"]
 )
-@pytest.mark.parametrize(("method", "path"), [("GET", URL), ("POST", URL), ("GET", "/v1/info"), ("GET", f"{URL}/x/events")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", URL), ("POST", URL), ("GET", "/v1/info"), ("GET", f"{URL}/x/events")]
+)
 def test_wrong_tokens_are_401(
-    app_with, queue: MemoryQueue, given: str | None, method: str, path: str  # type: ignore[no-untyped-def]
+    app_with,
+    queue: MemoryQueue,
+    given: str | None,
+    method: str,
+    path: str,  # type: ignore[no-untyped-def]
 ) -> None:
     client = app_with()
     client.headers.pop("Authorization")
@@ -111,7 +117,9 @@ def test_wrong_tokens_are_401(
 def test_an_expired_token_is_401(run: PublishedRun, queue: MemoryQueue) -> None:
     plain, token = new_token("late", SCOPES, datetime.now(UTC) - timedelta(seconds=1))
     client = TestClient(create_app(queue, HttpSettings(out=run.out), Tokens([token])))
-    refused(client.post(URL, json={"run_id": run.run_id}, headers={"Authorization": f"Bearer {plain}"}), 401, "unauthorized")
+    refused(
+        client.post(URL, json={"run_id": run.run_id}, headers={"Authorization": f"Bearer {plain}"}), 401, "unauthorized"
+    )
     assert not queue.jobs
 
 
