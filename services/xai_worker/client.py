@@ -33,6 +33,7 @@ from shared.progress import Progress, progress, set_quiet
 
 URL = "http://127.0.0.1:8080"
 ATTEMPTS, TIMEOUT_S = 8, 120.0
+AGAIN_S = 1.0
 READ_S = 60.0  # the service pings every 15 s
 FINAL = ("succeeded", "failed", "cancelled")
 # What a problem means for whoever called this command.
@@ -102,6 +103,7 @@ class Worker:
             now = self.job(job)
             if now["state"] in FINAL:
                 return now
+            time.sleep(AGAIN_S)  # the service stops, or the stream grew old
 
     def _ask(self, method: str, path: str, **what: Any) -> dict[str, Any]:
         try:

@@ -25,64 +25,65 @@ _LOG = logging.getLogger("gowhy.server")
 MAX_HEADER_BYTES = 32 << 10
 
 
-def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
-    """The connection class with these limits."""
+class LimitedProtocol(H11Protocol):
+    """uvicorn ends idle connections, but waits for ever for headers that come a byte at a time."""
 
-    class Protocol(H11Protocol):
-        """uvicorn ends idle connections, but waits for ever for headers that come a byte at a time."""
+    settings: HttpSettings
+    waiting: asyncio.TimerHandle | None = None
+    one_too_many = False
 
-        waiting: asyncio.TimerHandle | None = None
-        one_too_many = False
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the headers."""
+        super().connection_made(transport)
+        self.one_too_many = len(self.connections) > self.settings.max_connections
+        self._expect_headers()
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.one_too_many = len(self.connections) > settings.max_connections
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._headers_are_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on where the headers are not complete."""
+        if self.one_too_many:  # said only now: to close before the request is read would lose the answer
+            self._refuse(503, "unavailable")
+            return
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self._expect_headers()
-
-        def connection_lost(self, exc: Exception | None) -> None:
+        else:
             self._headers_are_here()
-            super().connection_lost(exc)
 
-        def data_received(self, data: bytes) -> None:
-            if self.one_too_many:  # said only now: to close before the request is read would lose the answer
-                self._refuse(503, "unavailable")
-                return
-            super().data_received(data)
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-                self._expect_headers()
-            else:
-                self._headers_are_here()
+    def on_response_complete(self) -> None:
+        """Between requests uvicorn's keep-alive limit holds."""
+        super().on_response_complete()
+        self._headers_are_here()
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._headers_are_here()  # between requests the keep-alive limit holds
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the parser's text stays here
+        """Refuse what is not HTTP."""
+        self._refuse(400, "malformed")
 
-        def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the parser's text stays here
-            self._refuse(400, "malformed")
+    def _expect_headers(self) -> None:
+        if self.waiting is None:
+            self.waiting = self.loop.call_later(self.settings.header_timeout_s, self._too_slow)
 
-        def _expect_headers(self) -> None:
-            if self.waiting is None:
-                self.waiting = self.loop.call_later(settings.header_timeout_s, self._too_slow)
-
-        def _headers_are_here(self) -> None:
-            if self.waiting is not None:
-                self.waiting.cancel()
-                self.waiting = None
-
-        def _too_slow(self) -> None:
+    def _headers_are_here(self) -> None:
+        if self.waiting is not None:
+            self.waiting.cancel()
             self.waiting = None
-            if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-                self._refuse(408, "timeout")
 
-        def _refuse(self, status: int, kind: str) -> None:
-            body = {"type": TYPE_PREFIX + kind, "title": KINDS[kind].title, "status": status, "request_id": "-"}
-            data = json.dumps(body).encode()
-            head = f"HTTP/1.1 {status} \r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(data)}\r\n"
-            retry = "retry-after: 5\r\n" if status == 503 else ""
-            self.transport.write(f"{head}{retry}connection: close\r\n\r\n".encode() + data)
-            self.transport.close()
+    def _too_slow(self) -> None:
+        self.waiting = None
+        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+            self._refuse(408, "timeout")
 
-    return Protocol
+    def _refuse(self, status: int, kind: str) -> None:
+        body = {"type": TYPE_PREFIX + kind, "title": KINDS[kind].title, "status": status, "request_id": "-"}
+        data = json.dumps(body).encode()
+        head = f"HTTP/1.1 {status} \r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(data)}\r\n"
+        retry = "retry-after: 5\r\n" if status == 503 else ""
+        self.transport.write(f"{head}{retry}connection: close\r\n\r\n".encode() + data)
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -97,7 +98,7 @@ class Server(uvicorn.Server):
         self._stopping = False
         config = uvicorn.Config(
             app,
-            http=protocol_of(settings),
+            http=type("Protocol", (LimitedProtocol,), {"settings": settings}),
             ws="none",
             log_config=None,
             access_log=False,
@@ -109,7 +110,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - either means the same
         """Begin to stop; the second time stop."""
         if self._stopping:
             super().handle_exit(signal.SIGINT, frame)
@@ -120,7 +121,7 @@ class Server(uvicorn.Server):
     def _stop(self) -> None:
         try:
             self._on_stop()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the process ends either way
             _LOG.exception("the queue did not stop cleanly")
         finally:
             self.should_exit = True

@@ -110,7 +110,10 @@
     );
     known.row.firstChild.title = job.id;
     if (focused) [...known.row.querySelectorAll("button")].find((b) => b.textContent === focused)?.focus();
-    if (before && before !== job.state) say(`Job ${job.id.slice(0, 12)} ${job.state}`);
+    if (before && before !== job.state) {
+      say(`Job ${job.id.slice(0, 12)} ${job.state}`);
+      get("/v1/info").then(showInfo, () => {});
+    }
     if (!FINAL.includes(job.state)) follow(job.id);
   }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -79,10 +80,8 @@ def test_a_large_body_is_refused_unread(base: str, keys: Keys, tmp_path: Path) -
             yield b"[" * 8192
 
     headers = keys.headers(**{"Content-Type": "application/json"})
-    try:
+    with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # cut while the client still sends
         assert httpx.post(base + URL, content=endless(), headers=headers, timeout=10).status_code == 413
-    except (httpx.WriteError, httpx.ReadError):
-        pass  # the connection was cut while the client still sent
     assert sorted(tmp_path.rglob("*")) == before
 
 
