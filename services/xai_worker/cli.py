@@ -20,6 +20,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m services.xai_worker", description="Explain why GO terms were predicted.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     _add_explain(verbs)
+    _add_serve(verbs)
     _add_submit(verbs)
     _add_token(verbs)
     return parser
@@ -71,6 +72,30 @@ def _add_explain(verbs: Any) -> None:
     verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
     verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
     verb.set_defaults(command=explain)
+
+
+def _add_serve(verbs: Any) -> None:
+    verb = verbs.add_parser("serve", help="the service: HTTP, the queue and its workers; settings: GOWHY_XAI_*")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="the volume shared with train (default: out)")
+    verb.add_argument("--host", help="beyond loopback only with a token (default: 127.0.0.1)")
+    verb.add_argument("--port", type=int, help="0: a free one (default: 8080)")
+    verb.add_argument(
+        "--database-url", metavar="URL", help="sqlite:///FILE, or postgresql://... (default: a file in ~/.local/state)"
+    )
+    verb.add_argument("--concurrency", type=int, metavar="N", help="jobs that one worker runs at once (default: 1)")
+    verb.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes; more than 1 on Postgres")
+    verb.add_argument("--role", choices=("all", "api", "worker"), default="all", help="one part alone, for many hosts")
+    for internal, kind in (("--descriptor", int), ("--pulse", int)):
+        verb.add_argument(internal, type=kind, help=argparse.SUPPRESS)
+    verb.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    verb.set_defaults(command=serve)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """`serve`: run until SIGTERM."""
+    from services.xai_worker.serve import serve as run  # noqa: PLC0415
+
+    return run(arguments)
 
 
 def _add_submit(verbs: Any) -> None:
