@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,17 +143,36 @@ def unseal(final: Path) -> None:
 
 
 def clear_staging(final: Path) -> None:
-    """Remove what dead attempts left; a folder whose owner lives is left alone."""
+    """Remove what dead attempts at one result left; a folder whose owner lives is left alone."""
     for folder in final.parent.glob(f".{final.name}.*"):
-        if folder.is_dir() and not folder.is_symlink() and folder.suffix in {".partial", ".seal"}:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
+        _remove_ownerless(folder)
+
+
+def sweep_staging(results: Path, older_than_s: float = 60.0) -> None:
+    """The same for all results of a run. Young folders stay: their owner may not have locked them yet."""
+    for folder in results.glob(".*"):
+        try:
+            young = time.time() - folder.stat().st_mtime < older_than_s
+        except FileNotFoundError:
+            continue
+        if not young:
+            _remove_ownerless(folder)
+
+
+def _remove_ownerless(folder: Path) -> None:
+    if folder.suffix not in {".partial", ".seal"}:
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return  # gone, or no folder of ours
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def staging_of(final: Path, attempt: int | None) -> Path:

@@ -15,9 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.xai_worker.folder import SEAL, read_complete
-from services.xai_worker.queue.base import JobQueue, JobRecord, JobState, StoreDown
+from services.xai_worker.queue.base import JobQueue, JobRecord, JobState, StoreDown, Submission
 
 RANK = {JobState.QUEUED: 0, JobState.RUNNING: 1, JobState.SUCCEEDED: 2, JobState.FAILED: 2, JobState.CANCELLED: 2}
+
+
+RUN_ID = "run"
+
+
+def asked(key: str | None = None, **request: object) -> Submission:
+    """A submission for the light child, which takes its orders from the request."""
+    return Submission(
+        run_id=RUN_ID,
+        manifest=f"{RUN_ID}/manifest.json",
+        request=request,
+        owner="chaos",
+        fingerprint=str(sorted(request.items())),
+        idempotency_key=key,
+    )
 
 
 @dataclass

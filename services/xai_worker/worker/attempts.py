@@ -13,6 +13,7 @@ from services.xai_worker.child import ChildTask
 from services.xai_worker.folder import clear_staging, read_complete, seal, unseal
 from services.xai_worker.queue.backoff import delay_s
 from services.xai_worker.queue.base import JobError, JobState, StoreDown
+from services.xai_worker.queue.crash import crash_point
 from services.xai_worker.queue.ledger import WORKER_DIED, Claim, Ledger, Standing
 from services.xai_worker.settings import WorkerSettings
 from services.xai_worker.worker.housekeeping import result_folder
@@ -194,9 +195,11 @@ class Attempts:
         self, of: Standing | Claim, state: JobState, error: JobError | None = None, *, failed: bool = False
     ) -> None:
         """End without a result. Where an attempt may still be about to publish, the folder decides who was first."""
-        if of.may_have_published and not seal(self._final(of), state.value):
-            self._succeed(of)
-            return
+        if of.may_have_published:
+            if not seal(self._final(of), state.value):
+                self._succeed(of)
+                return
+            crash_point("seal.after_rename")
         if self._patiently(lambda: self.ledger.finish(of, state, error=error, failed=failed)) is not None:
             LOG.info(state.value, extra={"fields": {"job_id": of.job.id, "code": error.code if error else None}})
 

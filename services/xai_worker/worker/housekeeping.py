@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from services.xai_worker.folder import clear_staging, read_complete
+from services.xai_worker.folder import clear_staging, read_complete, sweep_staging
 from services.xai_worker.queue.base import JobState
 from services.xai_worker.queue.engine import parse_entry
 from services.xai_worker.queue.ledger import Ledger, Standing
@@ -19,7 +19,7 @@ from services.xai_worker.settings import WorkerSettings
 from services.xai_worker.worker.lease import Lease, SessionLease
 
 LOG = logging.getLogger(__name__)
-RETENTION_INTERVAL_S = 600.0
+TIDY_INTERVAL_S = 600.0
 MISSED_BEATS = 3  # after which a worker whose lock is free is taken for dead
 
 
@@ -35,7 +35,7 @@ class Housekeeping:
     def __init__(self, ledger: Ledger, lease: Lease, settings: WorkerSettings) -> None:
         self.ledger, self.lease, self.settings = ledger, lease, settings
         self._beats: dict[str, tuple[float, float]] = {}  # slot -> last heartbeat seen, when it was first seen
-        self._forgotten = -RETENTION_INTERVAL_S
+        self._tidied = -TIDY_INTERVAL_S
 
     def at_start(self) -> None:
         """A published result is a success, whatever the engine says of its job."""
@@ -49,9 +49,11 @@ class Housekeeping:
         if isinstance(self.lease, SessionLease):
             self._adopt(self.lease)
         self.find_lost()
-        if time.monotonic() - self._forgotten > RETENTION_INTERVAL_S:
-            self._forgotten = time.monotonic()
+        if time.monotonic() - self._tidied > TIDY_INTERVAL_S:
+            self._tidied = time.monotonic()
             forget_old(self.ledger.database, self.ledger.dispatcher, self.settings.retention_days)
+            for results in self.settings.out.glob("*/xai"):
+                sweep_staging(results)
 
     def find_lost(self) -> None:
         """Dispatch again the open jobs whose entry the engine has given up, or has given to nobody who lives."""
