@@ -108,6 +108,9 @@ def _add_submit(verbs: Any) -> None:
     verb.add_argument("--wait", action="store_true", help="follow the job to its end; the exit code says how it ended")
     verb.add_argument("--url", default=None, help="default: GOWHY_XAI_URL, else http://127.0.0.1:8080")
     verb.add_argument(
+        "--serve", action="store_true", help="start a service for this one job, wait for it, and stop the service"
+    )
+    verb.add_argument(
         "--protein", action="append", default=[], metavar="ACC", help="repeatable; default: the five best"
     )
     verb.add_argument("--term", action="append", default=[], metavar="GO:...", help="repeatable")

@@ -48,7 +48,7 @@ class Services:
         self.tickets = Tickets(hashlib.sha256(f"gowhy report links {digests}".encode()).digest())
         # Writers wait for each other in the database anyway; here they wait without holding a thread, so that
         # reads find one.
-        self.looking = CapacityLimiter(self.settings.submissions)
+        self.looking = CapacityLimiter(1)
         self.taking = CapacityLimiter(self.settings.submissions)
 
     def job(self, job_id: str, caller: Caller) -> JobRecord:

@@ -187,3 +187,11 @@ def test_a_token_line_and_its_token_fit(capsys: pytest.CaptureFixture[str]) -> N
     assert sha256_of(printed.err.split()[-1]) == made.sha256
     assert (made.name, made.scopes) == ("ci", {"read"})
     assert made.expires is not None
+
+
+@pytest.mark.slow
+def test_a_service_of_its_own_is_started_and_stopped(run: PublishedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole service for one job; this run holds no model, so the job fails, with the code of its reason."""
+    assert main(build_parser(), ["submit", str(run.path), "--serve", "--quiet", "--json"]) in (66, 80)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["state"], said["attempt"]) == ("failed", 1)
