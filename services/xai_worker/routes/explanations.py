@@ -68,10 +68,11 @@ REFUSALS = ("queue-full", "token-limit", "draining")
 async def submit(request: Request, caller: Submitter, services: WithServices, key: Key = None) -> Response:
     """Queue a job, durably, or refuse it with the reason."""
     body = await _json_body(request)
+    trace = _trace_of(request)
     look = partial(_look, services, body, caller, key)
     asked, accepted = await to_thread.run_sync(look, limiter=services.looking)
     if accepted is None:
-        take = partial(_take, services, asked, caller, key)
+        take = partial(_take, services, asked, caller, key, trace)
         accepted = await to_thread.run_sync(take, limiter=services.taking)
     note(job_id=accepted.job.id)
     headers = {"Location": path_of(accepted.job.id), "ETag": etag_of(accepted.job)}
@@ -149,15 +150,18 @@ def _look(services: Services, body: bytes, caller: Caller, key: str | None) -> t
     return asked, services.queue.precheck(caller.name, key, asked.fingerprint)
 
 
-def _take(services: Services, asked: Asked, caller: Caller, key: str | None) -> Accepted:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+def _take(services: Services, asked: Asked, caller: Caller, key: str | None, trace: str | None) -> Accepted:
     return services.queue.submit(
         services.intake.submission(
-            asked,
-            owner=caller.name,
-            idempotency_key=key,
-            request_id=request_id(),
-            traceparent=carrier.get("traceparent"),
+            asked, owner=caller.name, idempotency_key=key, request_id=request_id(), traceparent=trace
         )
     )
+
+
+def _trace_of(request: Request) -> str | None:
+    """The W3C trace context that the job goes on with: of this request's span, else what the client sent."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    if not carrier:
+        propagate.inject(carrier, propagate.extract(request.headers))
+    return carrier.get("traceparent")
