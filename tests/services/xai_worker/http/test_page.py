@@ -18,7 +18,7 @@ from tests.fakes.served import Worker, served
 from tests.services.xai_worker.http.conftest import Keys
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-STEP_MS = 15_000
+STEP_MS = 30_000
 
 
 def test_the_page_refers_to_nothing_outside() -> None:
@@ -27,6 +27,16 @@ def test_the_page_refers_to_nothing_outside() -> None:
     assert not re.search(r"""\s(style|on\w+)=["']""", (FOLDER / "page.html").read_text())
     assert "unsafe" not in policy
     assert "innerHTML" not in text
+
+
+@pytest.fixture(scope="module")
+def chromium():  # type: ignore[no-untyped-def]
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.mark.browser
@@ -47,21 +57,18 @@ class TestBrowser:
             yield address
 
     @pytest.fixture
-    def page(self, base: str):  # type: ignore[no-untyped-def]
-        from playwright.sync_api import sync_playwright
-
-        with sync_playwright() as play:
-            browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1100, "height": 900})
-            page.set_default_timeout(STEP_MS)
-            self.complaints: list[str] = []
-            page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
-            page.on("pageerror", lambda error: self.complaints.append(str(error)))
-            self.outside: list[str] = []
-            page.on("request", lambda r: None if r.url.startswith((base, "about:")) else self.outside.append(r.url))
-            page.goto(base)
-            yield page
-            browser.close()
+    def page(self, base: str, chromium):  # type: ignore[no-untyped-def]
+        context = chromium.new_context(viewport={"width": 1100, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(STEP_MS)
+        self.complaints: list[str] = []
+        page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.outside: list[str] = []
+        page.on("request", lambda r: None if r.url.startswith((base, "about:")) else self.outside.append(r.url))
+        page.goto(base)
+        yield page
+        context.close()
 
     def picture(self, page, name: str) -> None:  # type: ignore[no-untyped-def]
         if folder := os.environ.get("GOWHY_SCREENSHOTS"):
