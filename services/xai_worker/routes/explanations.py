@@ -16,7 +16,7 @@ from services.xai_worker.http.problem import Problem, responses
 from services.xai_worker.http.services import JobId, Services, WithServices
 from services.xai_worker.intake import Asked
 from services.xai_worker.logs import note
-from services.xai_worker.queue.base import Accepted, JobState
+from services.xai_worker.queue.base import Accepted, JobState, OwnerQuota, QueueFull
 from services.xai_worker.routes.views import ROOT, Job, JobList, etag_of, job_view, path_of
 
 router = APIRouter(tags=["explanations"])
@@ -68,12 +68,12 @@ REFUSALS = ("queue-full", "token-limit", "draining")
 async def submit(request: Request, caller: Submitter, services: WithServices, key: Key = None) -> Response:
     """Queue a job, durably, or refuse it with the reason."""
     body = await _json_body(request)
-    trace = _trace_of(request)
-    look = partial(_look, services, body, caller, key)
-    asked, accepted = await to_thread.run_sync(look, limiter=services.looking)
-    if accepted is None:
-        take = partial(_take, services, asked, caller, key, trace)
-        accepted = await to_thread.run_sync(take, limiter=services.taking)
+    try:
+        accepted = await _accept(services, body, caller, key, _trace_of(request))
+    except (QueueFull, OwnerQuota) as error:
+        services.metrics.refused.labels(error.code).inc()
+        await services.full.hold(error)
+        raise
     note(job_id=accepted.job.id)
     headers = {"Location": path_of(accepted.job.id), "ETag": etag_of(accepted.job)}
     if accepted.replayed:
@@ -130,6 +130,17 @@ def retry(job_id: JobId, caller: Submitter, services: WithServices) -> Job:
     """Queue a failed or cancelled job again, under the same id."""
     services.job(job_id, caller)
     return job_view(services.queue.retry(job_id))
+
+
+async def _accept(services: Services, body: bytes, caller: Caller, key: str | None, trace: str | None) -> Accepted:
+    if key is None:
+        services.full.check()
+    look = partial(_look, services, body, caller, key)
+    asked, accepted = await to_thread.run_sync(look, limiter=services.looking)
+    if accepted is not None:
+        return accepted
+    take = partial(_take, services, asked, caller, key, trace)
+    return await to_thread.run_sync(take, limiter=services.taking)
 
 
 async def _json_body(request: Request) -> bytes:
