@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,6 +25,11 @@ from services.xai_worker.routes import ROUTERS
 from services.xai_worker.routes.info import API_VERSION
 from shared.manifest import Manifest
 
+ABOUT: dict[str, Any] = {
+    "title": "gowhy xai-worker",
+    "version": API_VERSION,
+    "description": "Explains why Gene Ontology terms were predicted for proteins.",
+}
 REF = "#/components/schemas/{model}"
 
 
@@ -42,9 +48,7 @@ def create_app(queue: JobQueue, settings: HttpSettings, tokens: Tokens | None = 
     check_listening(settings, known)
     metrics = HttpMetrics(queue.stats)
     app = FastAPI(
-        title="gowhy xai-worker",
-        version=API_VERSION,
-        description="Explains why Gene Ontology terms were predicted for proteins.",
+        **ABOUT,
         openapi_url="/v1/openapi.json",
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
@@ -58,16 +62,18 @@ def create_app(queue: JobQueue, settings: HttpSettings, tokens: Tokens | None = 
     problem.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    app.openapi = openapi_document  # type: ignore[method-assign]
     return app
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the two bodies that a submission takes and the one that every error has."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        models: list[Any] = [(model, "validation") for model in (JobRequest, Manifest, problem.ProblemDetails)]
-        _, definitions = models_json_schema(models, ref_template=REF)
-        document["components"].setdefault("schemas", {}).update(definitions["$defs"])
-        app.openapi_schema = document
-    return app.openapi_schema
+@cache
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document: the routes, the two bodies that a submission takes, and the one that every error has."""
+    bare = FastAPI(**ABOUT)
+    for router in ROUTERS:
+        bare.include_router(router)
+    document = get_openapi(**ABOUT, routes=bare.routes)
+    models: list[Any] = [(model, "validation") for model in (JobRequest, Manifest, problem.ProblemDetails)]
+    _, definitions = models_json_schema(models, ref_template=REF)
+    document["components"].setdefault("schemas", {}).update(definitions["$defs"])
+    return document

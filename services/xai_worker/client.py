@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import stamina
 
+from services.xai_worker.own_service import own_service
 from shared.edge import EXIT_INTERNAL
 from shared.errors import (
     ConfigError,
@@ -33,6 +34,7 @@ from shared.progress import Progress, progress, set_quiet
 
 URL = "http://127.0.0.1:8080"
 ATTEMPTS, TIMEOUT_S = 8, 120.0
+AGAIN_S = 1.0
 READ_S = 60.0  # the service pings every 15 s
 FINAL = ("succeeded", "failed", "cancelled")
 # What a problem means for whoever called this command.
@@ -49,7 +51,6 @@ BY_STATUS: dict[int, type[GowhyError]] = {
     429: TryAgain,
     503: ServiceUnavailable,
 }
-BY_CODE = {kind.code: kind for kind in GowhyError.__subclasses__()}
 
 
 class Passing(Exception):
@@ -103,6 +104,7 @@ class Worker:
             now = self.job(job)
             if now["state"] in FINAL:
                 return now
+            time.sleep(AGAIN_S)  # the service stops, or the stream grew old
 
     def _ask(self, method: str, path: str, **what: Any) -> dict[str, Any]:
         try:
@@ -204,31 +206,43 @@ def token_of(environment: Mapping[str, str] = os.environ) -> str | None:
 def submit(arguments: argparse.Namespace) -> int:
     """`submit`: 0 when the job was taken, with --wait when it succeeded; else the exit code of its failure."""
     set_quiet(arguments.quiet)
-    body, token = body_of(arguments), token_of()
+    body = body_of(arguments)
+    if arguments.serve:
+        # out/<run_id>/manifest.json, perhaps through out/latest: the volume is the folder of the run's folder
+        with own_service(arguments.manifest.resolve().parent.parent) as (url, token):
+            return _submit(arguments, body, url, token)
+    return _submit(arguments, body, arguments.url or os.environ.get("GOWHY_XAI_URL") or URL, token_of())
+
+
+def _submit(arguments: argparse.Namespace, body: bytes, url: str, token: str | None) -> int:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    timeout = httpx.Timeout(30.0, read=READ_S)
-    with httpx.Client(base_url=arguments.url, headers=headers, timeout=timeout) as http:
+    with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30.0, read=READ_S)) as http:
         worker = Worker(http)
         job = worker.submit(body)
-        if not arguments.wait:
+        if not (arguments.wait or arguments.serve):
             print(json.dumps(job, sort_keys=True) if arguments.json else f"{job['id']} {job['state']}")
             return 0
         with progress(f"job {job['id'][:12]}", max(1, len(job["request"]["proteins"])), "protein") as show:
             job = worker.follow(job, show)
         if job["state"] != "succeeded":
-            print(json.dumps(job, sort_keys=True)) if arguments.json else None
+            if arguments.json:
+                print(json.dumps(job, sort_keys=True))
             return _failed(job)
-        _say(worker, job, as_json=arguments.json)
+        _say(worker, job, arguments)
     return 0
 
 
-def _say(worker: Worker, job: dict[str, Any], *, as_json: bool) -> None:
-    result, link = worker.result(job), worker.report_link(job)
-    if as_json:
+def _say(worker: Worker, job: dict[str, Any], arguments: argparse.Namespace) -> None:
+    result = worker.result(job)
+    folder = arguments.manifest.resolve().parent.parent / job["result"]
+    link = None if arguments.serve else worker.report_link(job)  # one that ends with the service helps nobody
+    if arguments.json:
         print(json.dumps({**job, "result_record": result, "report": link}, sort_keys=True))
         return
-    counts = ", ".join(f"{value} {name}" for name, value in result.get("counts", {}).items())
-    print(f"{job['result']}\n{counts}\nreport, for an hour: {link}")
+    print(folder if folder.is_dir() else job["result"])
+    print(", ".join(f"{value} {name}" for name, value in result.get("counts", {}).items()))
+    if link is not None:
+        print(f"report, for an hour: {link}")
 
 
 def _failed(job: Mapping[str, Any]) -> int:
@@ -236,8 +250,15 @@ def _failed(job: Mapping[str, Any]) -> int:
     print(f"error: job {job['id']} {job['state']}: {error['message']}", file=sys.stderr)
     if job["state"] == "cancelled":
         return TryAgain.exit_code
-    known = BY_CODE.get(error["code"])
-    return EXIT_INTERNAL if known is None else known.exit_code
+    exit_codes = _exit_codes(GowhyError)
+    return exit_codes.get(error["code"], EXIT_INTERNAL)
+
+
+def _exit_codes(kind: type[GowhyError]) -> dict[str, int]:
+    found = {kind.code: kind.exit_code}
+    for inner in kind.__subclasses__():
+        found |= _exit_codes(inner)
+    return found
 
 
 def _show(show: Progress, kind: str, data: Mapping[str, Any]) -> None:

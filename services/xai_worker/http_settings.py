@@ -38,9 +38,11 @@ class HttpSettings(BaseModel):
     max_connections: int = Field(512, ge=1, description="further ones get 503 at once")
     max_streams: int = Field(64, ge=1, description="open event streams; further ones get 429")
     stream_s: float = Field(3600, gt=0, description="an event stream ends after this; clients resume by Last-Event-ID")
-    poll_s: float = Field(0.5, gt=0, description="how often an event stream looks for news")
-    submissions: int = Field(4, ge=1, description="jobs being taken at the same time; further clients wait in line")
-    drain_s: float = Field(30, ge=0, description="grace for running jobs after SIGTERM")
+    stream_poll_s: float = Field(0.5, gt=0, description="how often an event stream looks for news")
+    submissions: int = Field(2, ge=1, description="jobs being taken at the same time; further clients wait in line")
+    refusal_s: float = Field(
+        0.03, ge=0, le=1, description="a full queue answers no sooner, whoever ignores Retry-After"
+    )
 
     max_proteins: int = Field(1_000, ge=1, description="proteins per job")
     max_terms: int = Field(100, ge=1, description="terms per protein and job")

@@ -22,6 +22,7 @@ class Limits:
         self.app, self.settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request within the limits."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

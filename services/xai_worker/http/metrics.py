@@ -48,7 +48,6 @@ class QueueCollector:
         yield CounterMetricFamily(
             "gowhy_job_recoveries", "Attempts repeated after a worker was lost", value=stats.recoveries
         )
-        yield CounterMetricFamily("gowhy_submissions_refused", "Submissions refused by a bound", value=stats.refused)
         failed = GaugeMetricFamily("gowhy_jobs_failed", "Failed jobs by reason", labels=["code"])
         for code, count in sorted(stats.failures_by_code.items()):
             failed.add_metric([code], count)
@@ -71,6 +70,9 @@ class HttpMetrics:
             labels[:2],
             registry=self.registry,
             buckets=LATENCY_S,
+        )
+        self.refused = Counter(
+            "gowhy_submissions_refused", "Submissions refused by a bound", ["code"], registry=self.registry
         )
         self.streams = Gauge("gowhy_http_event_streams", "Open event streams", registry=self.registry)
 

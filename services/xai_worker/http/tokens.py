@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from services.xai_worker.http_settings import HttpSettings
@@ -52,6 +52,11 @@ def new_token(name: str, scopes: Iterable[str], expires: datetime | None) -> tup
     plain = secrets.token_urlsafe(32)
     made = Token(name, frozenset(scopes), expires, sha256_of(plain))
     return plain, parse_line(made.line(), where="the arguments")
+
+
+def expires_in(days: int | None) -> datetime | None:
+    """The end of a token made now; None never ends."""
+    return None if days is None else datetime.now(UTC) + timedelta(days=days)
 
 
 def sha256_of(plain: str) -> str:

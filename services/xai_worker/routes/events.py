@@ -67,5 +67,5 @@ async def events(
                 yield ServerSentEvent(id=str(event.id), event=event.kind, data=event_data(event.data, event.at))
         if job.state.final:
             return
-        await asyncio.sleep(services.settings.poll_s)
+        await asyncio.sleep(services.settings.stream_poll_s)
     yield ServerSentEvent(comment="connect again with Last-Event-ID", retry=AGAIN_MS)

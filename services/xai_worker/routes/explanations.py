@@ -16,7 +16,7 @@ from services.xai_worker.http.problem import Problem, responses
 from services.xai_worker.http.services import JobId, Services, WithServices
 from services.xai_worker.intake import Asked
 from services.xai_worker.logs import note
-from services.xai_worker.queue.base import Accepted, JobState
+from services.xai_worker.queue.base import Accepted, JobState, OwnerQuota, QueueFull
 from services.xai_worker.routes.views import ROOT, Job, JobList, etag_of, job_view, path_of
 
 router = APIRouter(tags=["explanations"])
@@ -68,11 +68,12 @@ REFUSALS = ("queue-full", "token-limit", "draining")
 async def submit(request: Request, caller: Submitter, services: WithServices, key: Key = None) -> Response:
     """Queue a job, durably, or refuse it with the reason."""
     body = await _json_body(request)
-    look = partial(_look, services, body, caller, key)
-    asked, accepted = await to_thread.run_sync(look, limiter=services.looking)
-    if accepted is None:
-        take = partial(_take, services, asked, caller, key)
-        accepted = await to_thread.run_sync(take, limiter=services.taking)
+    try:
+        accepted = await _accept(services, body, caller, key, _trace_of(request))
+    except (QueueFull, OwnerQuota) as error:
+        services.metrics.refused.labels(error.code).inc()
+        await services.full.hold(error)
+        raise
     note(job_id=accepted.job.id)
     headers = {"Location": path_of(accepted.job.id), "ETag": etag_of(accepted.job)}
     if accepted.replayed:
@@ -131,6 +132,17 @@ def retry(job_id: JobId, caller: Submitter, services: WithServices) -> Job:
     return job_view(services.queue.retry(job_id))
 
 
+async def _accept(services: Services, body: bytes, caller: Caller, key: str | None, trace: str | None) -> Accepted:
+    if key is None:
+        services.full.check()
+    look = partial(_look, services, body, caller, key)
+    asked, accepted = await to_thread.run_sync(look, limiter=services.looking)
+    if accepted is not None:
+        return accepted
+    take = partial(_take, services, asked, caller, key, trace)
+    return await to_thread.run_sync(take, limiter=services.taking)
+
+
 async def _json_body(request: Request) -> bytes:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem("unsupported-media-type", "Send the body without compression")
@@ -149,15 +161,18 @@ def _look(services: Services, body: bytes, caller: Caller, key: str | None) -> t
     return asked, services.queue.precheck(caller.name, key, asked.fingerprint)
 
 
-def _take(services: Services, asked: Asked, caller: Caller, key: str | None) -> Accepted:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+def _take(services: Services, asked: Asked, caller: Caller, key: str | None, trace: str | None) -> Accepted:
     return services.queue.submit(
         services.intake.submission(
-            asked,
-            owner=caller.name,
-            idempotency_key=key,
-            request_id=request_id(),
-            traceparent=carrier.get("traceparent"),
+            asked, owner=caller.name, idempotency_key=key, request_id=request_id(), traceparent=trace
         )
     )
+
+
+def _trace_of(request: Request) -> str | None:
+    """The W3C trace context that the job goes on with: of this request's span, else what the client sent."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    if not carrier:
+        propagate.inject(carrier, propagate.extract(request.headers))
+    return carrier.get("traceparent")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
@@ -123,7 +124,7 @@ def _send(services: Services, job: JobRecord, path: str) -> Response:
     record = _result(services, job)["files"].get(path)
     if record is None:
         raise NoSuchJob(f"{job.id}/{path}")
-    suffix = os.path.splitext(path)[1]
+    suffix = PurePosixPath(path).suffix
     headers = {"ETag": f'"{record["sha256"]}"'}
     if suffix == ".html":
         headers["Content-Security-Policy"] = SANDBOX

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -16,7 +16,9 @@ from services.xai_worker.http.services import WithServices
 router = APIRouter(tags=["metrics"])
 
 _BEARER = HTTPBearer(auto_error=False)
-TEXT = {200: {"description": "the exposition format", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the exposition format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 @router.get("/metrics", response_class=PlainTextResponse, include_in_schema=False)

@@ -53,7 +53,7 @@ def queue() -> MemoryQueue:
 
 @pytest.fixture
 def settings(run: PublishedRun) -> HttpSettings:
-    return HttpSettings(out=run.out, poll_s=0.01, stream_s=5, max_body_bytes=64 << 10, body_timeout_s=2)
+    return HttpSettings(out=run.out, stream_poll_s=0.01, stream_s=5, max_body_bytes=64 << 10, body_timeout_s=2)
 
 
 @pytest.fixture
