@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -54,7 +54,7 @@ class ChildTask:
         return cls(**json.loads(line))
 
 
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[Mapping[str, Any]], None]
 Explain = Callable[[ChildTask, Gate, Report], None]
 
 
