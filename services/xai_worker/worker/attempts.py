@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from services.xai_worker.child import ChildTask
@@ -17,6 +17,7 @@ from services.xai_worker.queue.crash import crash_point
 from services.xai_worker.queue.engine import entry_id
 from services.xai_worker.queue.ledger import WORKER_DIED, Claim, Ledger, Standing
 from services.xai_worker.settings import WorkerSettings
+from services.xai_worker.tracing import span
 from services.xai_worker.worker.housekeeping import result_folder
 from services.xai_worker.worker.lease import Lease
 from services.xai_worker.worker.process import CHILD, ChildProcess
@@ -103,7 +104,8 @@ class Attempts:
             self._patiently(lambda: self.ledger.dispatch_again(job_id, dispatch))
             return
         LOG.info("attempt", extra={"fields": _ids(claim)})
-        outcome = self._supervise(claim)
+        with span("attempt", claim.job.traceparent, job_id=job_id, attempt=claim.job.attempt) as traceparent:
+            outcome = self._supervise(claim, traceparent)
         clear_staging(self._final(claim))
         self._conclude(claim, outcome)
 
@@ -127,9 +129,9 @@ class Attempts:
             return False
         return True
 
-    def _supervise(self, claim: Claim) -> Outcome:
+    def _supervise(self, claim: Claim, traceparent: str | None = None) -> Outcome:
         """Start the child and stay with it until it is gone."""
-        child = ChildProcess(self._task(claim), self.command)
+        child = ChildProcess(replace(self._task(claim), traceparent=traceparent), self.command)
         self._children.add(child)
         try:
             return self._listen(claim, child)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.xai_worker import tracing
 from services.xai_worker.queue.base import StoreDown
 from services.xai_worker.queue.dbos_engine import DbosRunner
 from services.xai_worker.queue.ledger import Ledger
@@ -59,6 +60,7 @@ def run_worker(
         signal.signal(number, lambda *_: stop.set())
     if pulse is not None:
         threading.Thread(target=_pulse, args=(pulse, settings.heartbeat_s), daemon=True).start()
+    tracing.configure("gowhy-xai-worker")
     check_volume(settings.out)
     queue = open_queue(settings)
     ledger = Ledger(queue.database, queue.dispatcher)
@@ -83,6 +85,7 @@ def run_worker(
     _drain(settings, attempts, runner)
     lease.release()
     queue.close()
+    tracing.flush()
     LOG.info("worker ended", extra={"fields": {"slot": lease.slot}})
     return 0
 
