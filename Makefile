@@ -3,10 +3,12 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 CONFIG ?= configs/demo.yaml
 ARGS ?=
+# MODE=parallel: train_and_xai explains through the worker service instead of in-process.
+MODE ?= in-process
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -16,7 +18,8 @@ setup: ## create or update the environment (.venv, or conda where it is present)
 
 train_and_xai: setup ## the demo chain: nine stages, manifest, explanations, report
 	@$(PYTHON) -m services.train run --config $(CONFIG) $(ARGS)
-	@$(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json
+	@if [ "$(MODE)" = parallel ]; then $(PYTHON) -m services.xai_worker submit out/latest/manifest.json --serve; \
+	  else $(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json; fi
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 	@if [ -f $(SITES) ] && [ "$(CONFIG)" = configs/demo.yaml ]; then \
 	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40; fi
@@ -27,6 +30,12 @@ train: setup ## the nine stages; CONFIG=configs/medium.yaml, ARGS="--set a.b=c"
 
 explain: setup ## explain the newest finished run; ARGS="--protein ACC --term GO:..."
 	@$(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json $(ARGS)
+
+serve: setup ## the explanation service on http://127.0.0.1:8080; docs/worker.md; ARGS="--port 8081"
+	@$(PYTHON) -m services.xai_worker serve $(ARGS)
+
+bench-worker: setup ## 32 clients against the service's bound, on SQLite and Postgres; ends with PASS or FAIL
+	@$(PYTHON) -m benchmarks.bench_worker $(ARGS)
 
 validate: setup ## check the newest finished run's manifest and every file it names
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
@@ -43,8 +52,8 @@ test-real: setup ## the tests on real data (GOWHY_DATA)
 test-slow: setup ## the tests that take minutes
 	@$(PYTHON) -m pytest -m slow $(ARGS)
 
-chaos: setup ## kill the pipeline at random moments and compare bytes; KILLS=n
-	@GOWHY_KILLS=$(or $(KILLS),20) $(PYTHON) -m pytest -m chaos $(ARGS)
+chaos: setup ## kill the pipeline and the service at random moments and named points; KILLS=n, WORKER_KILLS=n
+	@GOWHY_KILLS=$(or $(KILLS),20) GOWHY_WORKER_KILLS=$(or $(WORKER_KILLS),$(KILLS),200) $(PYTHON) -m pytest -m chaos $(ARGS)
 
 quality: setup ## run DATA (medium or tiny), write its quality page, hold it to gates; ARGS=--ablations
 	@$(PYTHON) -m benchmarks.quality --data $(or $(DATA),medium) $(ARGS)

@@ -22,9 +22,15 @@ SCHEMAS: dict[str, Any] = {
     "explanation.v1.json": Explanation,
 }
 
+OPENAPI = "openapi.v1.json"
+
 
 def document(name: str) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of one entry."""
+    """The JSON Schema (2020-12) of one entry, or the worker's OpenAPI document."""
+    if name == OPENAPI:
+        from services.xai_worker.app import openapi_document  # noqa: PLC0415 - the others need no web framework
+
+        return openapi_document()
     schema = TypeAdapter(SCHEMAS[name]).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": name, **schema}
 
@@ -35,5 +41,5 @@ def render(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for schema_name in SCHEMAS:
+    for schema_name in (*SCHEMAS, OPENAPI):
         (FOLDER / schema_name).write_text(render(schema_name), encoding="utf-8")

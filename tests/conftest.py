@@ -1,13 +1,17 @@
-"""Shared by all tests: where real data is, and one thread for repeatable sums."""
+"""Shared by all tests: where real data is, a Postgres where there is one, and one thread for repeatable sums."""
 
 from __future__ import annotations
 
 import os
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.fakes.postgres_server import PostgresServer, missing
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -28,3 +32,42 @@ def gowhy_data() -> Path:
     if not (folder / "tiny").is_dir():
         pytest.skip(f"no real data in {folder}; set GOWHY_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server of this test session's own; the test skips where there is none."""
+    if (why := missing()) is not None:
+        pytest.skip(why)
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of database that the test runs on; it runs on each."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> str:
+    """The name of a database with the queue's tables: making them takes seconds, copying them does not."""
+    from services.xai_worker.queue.opening import open_queue
+    from services.xai_worker.settings import WorkerSettings
+
+    open_queue(WorkerSettings(database_url=postgres_server.create("template_queue"))).close()
+    return "template_queue"
+
+
+@pytest.fixture
+def database_url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of that kind without jobs."""
+    if kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'queue.sqlite3'}"
+        return
+    template = request.getfixturevalue("postgres_template")
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = f"q{uuid.uuid4().hex}"
+    yield server.create(name, template)
+    server.drop(name)

@@ -20,6 +20,9 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m services.xai_worker", description="Explain why GO terms were predicted.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     _add_explain(verbs)
+    _add_serve(verbs)
+    _add_submit(verbs)
+    _add_token(verbs)
     return parser
 
 
@@ -69,6 +72,84 @@ def _add_explain(verbs: Any) -> None:
     verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
     verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
     verb.set_defaults(command=explain)
+
+
+def _add_serve(verbs: Any) -> None:
+    verb = verbs.add_parser("serve", help="the service: HTTP, the queue and its workers; settings: GOWHY_XAI_*")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="the volume shared with train (default: out)")
+    verb.add_argument("--host", help="beyond loopback only with a token (default: 127.0.0.1)")
+    verb.add_argument("--port", type=int, help="0: a free one (default: 8080)")
+    verb.add_argument(
+        "--database-url", metavar="URL", help="sqlite:///FILE, or postgresql://... (default: a file in ~/.local/state)"
+    )
+    verb.add_argument("--concurrency", type=int, metavar="N", help="jobs that one worker runs at once (default: 1)")
+    verb.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes; more than 1 on Postgres")
+    verb.add_argument("--role", choices=("all", "api", "worker"), default="all", help="one part alone, for many hosts")
+    for internal, kind in (("--descriptor", int), ("--pulse", int)):
+        verb.add_argument(internal, type=kind, help=argparse.SUPPRESS)
+    verb.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    verb.set_defaults(command=serve)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """`serve`: run until SIGTERM."""
+    from services.xai_worker.serve import serve as run  # noqa: PLC0415
+
+    return run(arguments)
+
+
+def _add_submit(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "submit",
+        help="send a run to a running service; prints the job",
+        description="The token is taken from GOWHY_XAI_TOKEN or the file GOWHY_XAI_TOKEN_FILE.",
+    )
+    verb.add_argument("manifest", type=Path, metavar="MANIFEST", help="out/<run_id>/manifest.json")
+    verb.add_argument("--wait", action="store_true", help="follow the job to its end; the exit code says how it ended")
+    verb.add_argument("--url", default=None, help="default: GOWHY_XAI_URL, else http://127.0.0.1:8080")
+    verb.add_argument(
+        "--serve", action="store_true", help="start a service for this one job, wait for it, and stop the service"
+    )
+    verb.add_argument(
+        "--protein", action="append", default=[], metavar="ACC", help="repeatable; default: the five best"
+    )
+    verb.add_argument("--term", action="append", default=[], metavar="GO:...", help="repeatable")
+    verb.add_argument("--top-k", type=int, metavar="N", help="best terms of each protein, where none is named")
+    verb.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
+    verb.add_argument("--model", action="append", default=[], metavar="NAME", help="repeatable; default: all")
+    verb.add_argument("--window", action="append", type=int, metavar="N", help="as for explain")
+    verb.add_argument("--limit", type=int, metavar="N", help="at most so many proteins")
+    verb.add_argument("--seed", type=int, metavar="N", help="of methods that draw at random")
+    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
+    verb.set_defaults(command=submit)
+
+
+def _add_token(verbs: Any) -> None:
+    verb = verbs.add_parser("token", help="make a bearer token; its line for GOWHY_XAI_TOKENS_FILE goes to stdout")
+    verb.add_argument("name", metavar="NAME", help="owns the jobs; two tokens may share it while one is exchanged")
+    verb.add_argument(
+        "--scope", action="append", choices=("submit", "read", "cancel", "admin"), help="default: the first three"
+    )
+    verb.add_argument("--days", type=int, metavar="N", help="valid for so long; default: for ever")
+    verb.set_defaults(command=token)
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """`submit`: see `services.xai_worker.client`."""
+    from services.xai_worker import client  # noqa: PLC0415 - see the module's docstring
+
+    return client.submit(arguments)
+
+
+def token(arguments: argparse.Namespace) -> int:
+    """`token`: the line for the token file on stdout, the token itself, once, on stderr."""
+    from services.xai_worker.http.tokens import expires_in, new_token  # noqa: PLC0415
+
+    plain, made = new_token(arguments.name, arguments.scope or ("submit", "read", "cancel"), expires_in(arguments.days))
+    print(made.line())
+    print(f"token of {made.name}, shown only now: {plain}", file=sys.stderr)
+    return 0
 
 
 def explain(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ result of the same request is given back as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from services.xai_worker.folder import published, read_complete, write_result
-from services.xai_worker.job import Job
+from services.xai_worker.folder import Gate, published, read_complete, write_result
+from services.xai_worker.job import Job, Observer
 from services.xai_worker.localisation import Localisation, Sites, headline, read_sites
 from services.xai_worker.output import LOCALISATION, job_files
 from services.xai_worker.provenance import Provenance, provenance_of
@@ -53,6 +53,32 @@ class Machine:
     device: str = "auto"
     threads: int = 1
     quiet: bool = False
+    batch_halvings: int = 0  # after running out of memory; may change last bits, so it is 0 at first
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the queue adds to a job: leave to publish, and an ear for progress.
+
+    Args:
+        gate: passed before publishing.
+        report: told {"done", "total", "protein", "model", "method"} at the start of each method; `done` counts proteins.
+    """
+
+    gate: Gate
+    report: Callable[[Mapping[str, Any]], None]
+
+    def watch(self, total: int) -> Observer:
+        """An observer of the job's methods that adds how many of the proteins are done."""
+        seen: list[str] = []
+
+        def observe(protein: str, model: str, method: str) -> None:
+            if protein not in seen[-1:]:
+                seen.append(protein)
+            done = {"done": len(seen) - 1, "total": total}
+            self.report({**done, "protein": protein, "model": model, "method": method})
+
+        return observe
 
 
 def explain_manifest(
@@ -62,6 +88,7 @@ def explain_manifest(
     *,
     sites: Path | None = None,
     job_id: str | None = None,
+    attempt: Attempt | None = None,
 ) -> Outcome:
     """Explain a complete run.
 
@@ -71,6 +98,7 @@ def explain_manifest(
         machine: where.
         sites: table of known sites to measure the explanations against.
         job_id: names the result folder; None derives it from the request, so that equal requests share it.
+        attempt: what the queue adds; None for an in-process explain.
 
     Raises:
         IntegrityError: the run is incomplete, or its files are not what the manifest says.
@@ -98,10 +126,18 @@ def explain_manifest(
         threads=machine.threads,
     )
     log = Logger(manifest_path.parent / LOGS, quiet=machine.quiet)
-    return explain(Job(run, model, request, log), provenance, folder, sites=known)
+    job = Job(run, model, request, log, batch_halvings=machine.batch_halvings)
+    return explain(job, provenance, folder, sites=known, attempt=attempt)
 
 
-def explain(job: Job, provenance: Provenance, folder: Path, *, sites: Sites | None = None) -> Outcome:
+def explain(
+    job: Job,
+    provenance: Provenance,
+    folder: Path,
+    *,
+    sites: Sites | None = None,
+    attempt: Attempt | None = None,
+) -> Outcome:
     """Make one job's result folder, or give back the complete one that is there.
 
     Args:
@@ -109,17 +145,22 @@ def explain(job: Job, provenance: Provenance, folder: Path, *, sites: Sites | No
         provenance: its `job_id` names the folder.
         folder: the run's xai folder; the result is `folder/<job_id>`.
         sites: known sites to measure the explanations against.
+        attempt: passed before publishing, and told of progress.
 
     Raises:
         ParityError: another model would be explained; nothing is published.
+        MayNotPublish: the queue does not want the result any more.
         MissingInput: the run does not have what is asked.
     """
     final = folder / provenance.job_id
     if (reused := reusable(final)) is not None:
         return reused
     known = None if sites is None else _canonical(sites, job.run)
-    with published(final) as staging, torch_threads(provenance.threads):
+    gate = None if attempt is None else attempt.gate
+    with published(final, gate) as staging, torch_threads(provenance.threads):
         job.choose(known)
+        if attempt is not None:
+            job.observe = attempt.watch(len(job.targets))
         _check_all(job)
         measured = None if known is None else Localisation(known)
         with job_files(staging, provenance) as files, progress("proteins", len(job.targets), "protein") as bar:
@@ -177,6 +218,7 @@ def _result(job: Job, provenance: Provenance, counted: Mapping[str, int], said: 
         "counts": dict(counted),
         "localisation": said,
         "provenance": provenance.model_dump(mode="json"),
+        **({"batch_halvings": job.batch_halvings} if job.batch_halvings else {}),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ from scipy import sparse
 
 from services.xai_worker.explainers import EXPLAINERS, Attribution, Completeness, Explainer
 from services.xai_worker.explainers.base import Subject
-from services.xai_worker.explainers.integrated_gradients import IntegratedGradients, Quadrature
-from services.xai_worker.explainers.occlusion import Occlusion
+from services.xai_worker.explainers.integrated_gradients import BATCH_UNITS, IntegratedGradients, Quadrature
+from services.xai_worker.explainers.occlusion import BATCH_RESIDUES, Occlusion
 from services.xai_worker.explainers.stacker_parts import Relation, StackerParts, parts_of
 from services.xai_worker.localisation import Sites
 from services.xai_worker.parity import check_embedding, check_score
@@ -53,6 +53,7 @@ STACKER = "stacker"
 RUN_PARTS: tuple[RunPart, ...] = ("test", "train")
 Found = ResidueExplanation | ChannelExplanation
 SubjectPath = SequencePath | PooledPath | StackerPath
+Observer = Callable[[str, str, str], None]  # protein, model, method: told when one begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class Job:
     log: Logger
     targets: list[Target] = field(default_factory=list)
     goa: dict[str, Mapping[str, sparse.csr_array]] = field(default_factory=dict)
+    observe: Observer | None = None
+    batch_halvings: int = 0  # how often the forward batches are halved
 
     def __post_init__(self) -> None:
         known = (*residue_models(self.bundle), STACKER)
@@ -151,6 +154,8 @@ class Job:
             checked = self.check(target, path, terms)
             for explainer in explainers:
                 what = f"{target.protein} {path.model} {explainer.label}"
+                if self.observe is not None:
+                    self.observe(target.protein, path.model, explainer.label)
                 with progress(what, explainer.work(path)) as bar:
                     attributions = explainer.attribute(path, bar.advance)
                 for column, attribution in enumerate(attributions):
@@ -162,9 +167,14 @@ class Job:
     def _explainers(self, subject: Subject) -> list[Explainer]:
         if subject == "channels" and STACKER not in self.models:
             return []
-        quadrature = Quadrature(tolerance=self.request.tolerance, max_steps=self.request.max_steps)
+        quadrature = Quadrature(
+            tolerance=self.request.tolerance,
+            max_steps=self.request.max_steps,
+            batch_units=max(1, BATCH_UNITS >> self.batch_halvings),
+        )
+        batch = max(1, BATCH_RESIDUES >> self.batch_halvings)
         options: dict[str, list[Explainer]] = {
-            Occlusion.name: [Occlusion(window) for window in sorted(set(self.request.windows))],
+            Occlusion.name: [Occlusion(window, batch) for window in sorted(set(self.request.windows))],
             IntegratedGradients.name: [IntegratedGradients(quadrature)],
             StackerParts.name: [StackerParts(quadrature)],
         }

@@ -15,7 +15,8 @@ REQUEST_VERSION = 1  # part of every job id: bump it when the same request would
 DEFAULT_PROTEINS = 5
 DEFAULT_TERMS = 3
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# No control characters: a name goes into logs, databases and file names.
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class ExplainRequest(BaseModel):
@@ -25,12 +26,20 @@ class ExplainRequest(BaseModel):
 
     proteins: tuple[Name, ...] = Field((), max_length=10_000, description="empty: the best-scored test proteins")
     terms: tuple[Name, ...] = Field((), max_length=1_500, description="empty: each protein's best specific terms")
-    methods: tuple[Name, ...] = Field(tuple(EXPLAINERS), min_length=1)
-    models: tuple[Name, ...] = Field((), description="such as cnn, mlp/esm2, stacker; empty: all that can be explained")
-    windows: tuple[int, ...] = Field((1,), min_length=1, description="residues that occlusion hides at once; odd")
+    top_k: int | None = Field(
+        None, ge=1, le=1_500, description="best terms of each protein, where none is named; null: 3"
+    )
+    methods: tuple[Name, ...] = Field(tuple(EXPLAINERS), min_length=1, max_length=50)
+    models: tuple[Name, ...] = Field(
+        (), max_length=50, description="such as cnn, mlp/esm2, stacker; empty: all that can be explained"
+    )
+    windows: tuple[int, ...] = Field(
+        (1,), min_length=1, max_length=10, description="residues that occlusion hides at once; odd"
+    )
     limit: int | None = Field(None, ge=1, description="at most so many proteins; null: 5 where none is named")
     tolerance: float = Field(0.01, gt=0, le=1, description="accepted completeness error")
     max_steps: int = Field(256, ge=16, le=4096, description="quadrature nodes before a result is flagged")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="of methods that draw at random; the others ignore it")
 
     @model_validator(mode="after")
     def _known(self) -> Self:

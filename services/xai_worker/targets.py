@@ -59,7 +59,9 @@ class Chooser:
             wanted = self._with_sites(sites)
         else:
             chosen = proteins or tuple(self.best_proteins(terms, request.limit or DEFAULT_PROTEINS))
-            wanted = [(protein, terms or self.best_terms(protein)) for protein in chosen]
+            wanted = [
+                (protein, terms or self.best_terms(protein, request.top_k or DEFAULT_TERMS)) for protein in chosen
+            ]
         return [self._target(protein, asked) for protein, asked in wanted[: request.limit]]
 
     def known_protein(self, protein: str) -> str:

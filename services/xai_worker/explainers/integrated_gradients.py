@@ -27,6 +27,7 @@ from services.xai_worker.explainers.base import (
     finite_sum,
 )
 
+BATCH_UNITS = 8_192
 SMALLEST_DIFFERENCE = 1e-3  # logits; below it a relative error says nothing
 
 
@@ -44,7 +45,7 @@ class Quadrature:
     first_steps: int = 16
     max_steps: int = 256
     tolerance: float = 0.01
-    batch_units: int = 8_192
+    batch_units: int = BATCH_UNITS
 
     def tries(self) -> list[int]:
         """16, 32, ... up to `max_steps`."""

@@ -14,6 +14,8 @@ import torch
 
 from services.xai_worker.explainers.base import Advance, Attribution, FloatArray, Path, ResiduePath, Subject
 
+BATCH_RESIDUES = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class Occlusion:
@@ -29,7 +31,7 @@ class Occlusion:
     subject: ClassVar[Subject] = "residues"
 
     window: int = 1
-    batch_residues: int = 16_384
+    batch_residues: int = BATCH_RESIDUES
 
     @property
     def label(self) -> str:

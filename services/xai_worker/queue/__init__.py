@@ -1,0 +1,1 @@
+"""The bounded, durable queue behind the worker's HTTP service."""
