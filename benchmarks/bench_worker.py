@@ -37,7 +37,7 @@ from tests.fakes.postgres_server import PostgresServer, missing
 from tests.fakes.published_run import PublishedRun
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CLIENTS, BOUND, SUBMISSIONS, REQUESTS = 32, 100, 3_000, 10_000
+CLIENTS, BOUND, SUBMISSIONS, REQUESTS = 32, 100, 6_000, 10_000
 PROBE_EVERY_S, IDLE_S = 0.005, 4.0
 REFUSAL_SHARE, GET_FACTOR, GROWTH_MIB = 0.5, 3.0, 8.0
 MIB = 1 << 20
@@ -279,6 +279,7 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgres"), action="append", help="default: both")
     kinds = parser.parse_args().database or ["sqlite", "postgres"]
     gates = Gates()
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; another program's load widens every tail")
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="gowhy-bench-") as name:
             folder = Path(name)

@@ -162,6 +162,8 @@ def _look(services: Services, body: bytes, caller: Caller, key: str | None) -> t
 
 
 def _take(services: Services, asked: Asked, caller: Caller, key: str | None, trace: str | None) -> Accepted:
+    if key is None:
+        services.full.check()  # it may have filled while this one stood in line
     return services.queue.submit(
         services.intake.submission(
             asked, owner=caller.name, idempotency_key=key, request_id=request_id(), traceparent=trace
