@@ -167,10 +167,11 @@ def _clients(port: int, requests: list[bytes], clients: int, results: Any) -> No
     results.put(asyncio.run(_stampede(port, requests, clients)))
 
 
-def _probe(port: int, data: bytes, stop: Event, results: Any) -> None:
+def _probe(port: int, data: bytes, begun: Event, stop: Event, results: Any) -> None:
     async def run() -> list[Answer]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         answers = []
+        begun.set()
         while not stop.is_set():
             answers.append(await _ask(reader, writer, data))
             await asyncio.sleep(PROBE_EVERY_S)
@@ -200,8 +201,10 @@ def stampede(service: Service, requests: list[bytes]) -> list[Answer]:
 @contextmanager
 def probing(service: Service, path: str, into: list[Answer]) -> Iterator[None]:
     """Ask one address all the time, from a process of its own."""
-    stop = multiprocessing.get_context("spawn").Event()
-    process, results = apart(_probe, service.port, service.request("GET", path), stop)
+    context = multiprocessing.get_context("spawn")
+    begun, stop = context.Event(), context.Event()
+    process, results = apart(_probe, service.port, service.request("GET", path), begun, stop)
+    begun.wait(60)
     yield
     stop.set()
     into.extend(results.get(timeout=60))
@@ -234,7 +237,6 @@ def bench(kind: str, service: Service, run: PublishedRun, gates: Gates) -> None:
         time.sleep(IDLE_S)
     meanwhile: list[Answer] = []
     with probing(service, job["self"], meanwhile):
-        time.sleep(1)  # the probe's own start
         answers = stampede(service, [service.request("POST", "/v1/explanations", body)] * SUBMISSIONS)
     with probing(service, job["self"], idle):
         time.sleep(IDLE_S)
