@@ -52,8 +52,8 @@ test-real: setup ## the tests on real data (GOWHY_DATA)
 test-slow: setup ## the tests that take minutes
 	@$(PYTHON) -m pytest -m slow $(ARGS)
 
-chaos: setup ## kill the pipeline at random moments and compare bytes; KILLS=n
-	@GOWHY_KILLS=$(or $(KILLS),20) $(PYTHON) -m pytest -m chaos $(ARGS)
+chaos: setup ## kill the pipeline and the service at random moments and named points; KILLS=n, WORKER_KILLS=n
+	@GOWHY_KILLS=$(or $(KILLS),20) GOWHY_WORKER_KILLS=$(or $(WORKER_KILLS),$(KILLS),200) $(PYTHON) -m pytest -m chaos $(ARGS)
 
 lint: setup ## ruff, mypy, import contracts
 	@.venv/bin/ruff check .

@@ -13,12 +13,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from services.xai_worker import tracing
 from services.xai_worker.folder import Gate, MayNotPublish
 from services.xai_worker.queue.crash import crash_point
 from shared.edge import EXIT_SIGTERM, Terminated
@@ -54,7 +55,7 @@ class ChildTask:
         return cls(**json.loads(line))
 
 
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[Mapping[str, Any]], None]
 Explain = Callable[[ChildTask, Gate, Report], None]
 
 
@@ -133,11 +134,16 @@ def explain_task(task: ChildTask, gate: Gate, report: Report) -> None:
     from shared.progress import set_quiet  # noqa: PLC0415
 
     set_quiet(True)
+    tracing.configure("gowhy-xai-child")
     manifest = confined(Path(task.out), task.manifest, task.manifest_sha256)
     request = ExplainRequest.model_validate(task.request)
     env_lock, _ = env.enforce(env.chosen_policy(task.env_policy))
     machine = Machine(env_lock, task.device, task.threads, quiet=True, batch_halvings=task.batch_halvings)
-    explain_manifest(manifest, request, machine, job_id=task.job_id, attempt=Attempt(gate, report))
+    try:
+        with tracing.span("explain", task.traceparent, job_id=task.job_id):
+            explain_manifest(manifest, request, machine, job_id=task.job_id, attempt=Attempt(gate, report))
+    finally:
+        tracing.flush()
 
 
 def confined(out: Path, relative: str, sha256: str | None) -> Path:

@@ -102,8 +102,8 @@ def published(final: Path, gate: Gate | None = None) -> Iterator[Path]:
             yield staging
             if gate is not None:
                 gate.ask()
-                _rename_new(staging, final)
-                gate.renamed()
+                if _rename_new(staging, final):
+                    gate.renamed()
             else:
                 if final.exists():
                     shutil.rmtree(final)
@@ -195,8 +195,11 @@ def refuse_links(final: Path) -> None:
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
-def _rename_new(staging: Path, final: Path) -> None:
-    """Rename a folder that is not empty; POSIX refuses where another one that is not empty stands."""
+def _rename_new(staging: Path, final: Path) -> bool:
+    """Rename a folder that is not empty; POSIX refuses where another one that is not empty stands.
+
+    False: another attempt's result stands there, which is the same.
+    """
     try:
         staging.rename(final)
     except OSError as error:
@@ -210,6 +213,8 @@ def _rename_new(staging: Path, final: Path) -> None:
                 where=str(final),
                 remedy="Remove it, then retry the job",
             ) from error
+        return False
+    return True
 
 
 def _locked(staging: Path) -> int:

@@ -69,7 +69,7 @@ class WorkerSettings(BaseModel):
             return cls.model_validate(found)
         except ValidationError as error:
             problems = "; ".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
-            raise ConfigError(problems, where="the environment", remedy="docs/queue.md lists the settings") from error
+            raise ConfigError(problems, where="the environment", remedy="docs/worker.md lists the settings") from error
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these settings."""

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # What a restart cannot cure: the process has said why, and everything ends with its exit code.
 HOPELESS = {error.exit_code for error in (UsageError, MissingInput, NotPermitted, ConfigError, EnvMismatch)}
 FIRST_WAIT_S, LONGEST_WAIT_S, STABLE_S = 0.2, 5.0, 30.0
+FIRST_PULSE_S = 60.0  # imports come before the first pulse
 LOOK_S = 0.1
 
 
@@ -62,7 +63,8 @@ class Role:
             )
         finally:
             os.close(writing)
-        self._pulse, self.started, self.heard = reading, time.monotonic(), time.monotonic()
+        self._pulse, self.started = reading, time.monotonic()
+        self.heard = self.started + FIRST_PULSE_S
         LOG.info("started", extra={"fields": {"role": self.name, "pid": self.process.pid}})
 
     def listen(self) -> None:

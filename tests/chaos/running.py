@@ -53,6 +53,7 @@ class Running:
             "GOWHY_XAI_CONCURRENCY": "2",
             "GOWHY_LIGHT_AUDIT": str(self.audit),
             "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
         } | settings  # fmt: skip
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -119,6 +120,14 @@ class Running:
         except ProcessLookupError:
             return None
         return pid
+
+    def stacks(self) -> str:
+        """What every thread of the workers is doing, which ends them; for a failure's message."""
+        start = (self.folder / "log").stat().st_size
+        for pid in self.pids("worker"):
+            os.kill(pid, signal.SIGABRT)
+        time.sleep(1)
+        return (self.folder / "log").read_bytes()[start:].decode(errors="replace")
 
     def stop(self, timeout_s: float = 60) -> list[int]:
         """SIGTERM to what was started; the exit codes."""

@@ -22,7 +22,7 @@ from tests.chaos.history import RUN_ID, History, asked, settle
 from tests.chaos.running import REPOSITORY, Running
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-FEW = int(os.environ.get("GOWHY_KILLS", "20")) < 50  # then each point is met on one of the two databases
+FEW = int(os.environ.get("GOWHY_WORKER_KILLS", "20")) < 50  # then each point is met on one of the two databases
 
 
 class Scene:
@@ -71,7 +71,7 @@ class Scene:
 def scene(request: pytest.FixtureRequest, kind: str, database_url: str, tmp_path: Path) -> Iterator[Scene]:
     point = str(request.param)
     if FEW and (POINTS.index(point) + ["sqlite", "postgres"].index(kind)) % 2:
-        pytest.skip("met on the other database; KILLS=50 and more meet it on both")
+        pytest.skip("met on the other database; WORKER_KILLS=50 and more meet it on both")
     made = Scene(tmp_path, database_url, point)
     yield made
     made.service.destroy()

@@ -19,7 +19,7 @@ from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.published_run import RUN_ID, PublishedRun
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
-KILLS = max(2, int(os.environ.get("GOWHY_KILLS", "20")) // 2)  # on each database
+KILLS = max(2, int(os.environ.get("GOWHY_WORKER_KILLS", "20")) // 2)  # on each database
 SEED = int(os.environ.get("GOWHY_CHAOS_SEED", "1"))
 BOUND, CLIENTS = 12, 3
 # A job that is hit often must still end: how many kills it survives is another test's business.

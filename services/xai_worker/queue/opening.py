@@ -32,9 +32,13 @@ def open_queue(settings: WorkerSettings) -> SqlQueue:
     database = Database(settings.database_url, pool=max(8, 4 + 2 * settings.concurrency))
     if database.file is not None:
         check_local(database.file, settings.out)
-    prepare(database)
-    dbos_engine.migrate(database)
-    return SqlQueue(database, dbos_engine.DbosDispatcher(database), settings)
+    try:
+        prepare(database)
+        dbos_engine.migrate(database)
+        return SqlQueue(database, dbos_engine.DbosDispatcher(database), settings)
+    except BaseException:
+        database.close()
+        raise
 
 
 def check_local(file: Path, out: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from services.xai_worker.child import ChildTask
@@ -14,11 +14,14 @@ from services.xai_worker.folder import clear_staging, read_complete, seal, unsea
 from services.xai_worker.queue.backoff import delay_s
 from services.xai_worker.queue.base import JobError, JobState, StoreDown
 from services.xai_worker.queue.crash import crash_point
+from services.xai_worker.queue.engine import entry_id
 from services.xai_worker.queue.ledger import WORKER_DIED, Claim, Ledger, Standing
 from services.xai_worker.settings import WorkerSettings
+from services.xai_worker.tracing import span
 from services.xai_worker.worker.housekeeping import result_folder
 from services.xai_worker.worker.lease import Lease
 from services.xai_worker.worker.process import CHILD, ChildProcess
+from shared.errors import GowhyError
 
 LOG = logging.getLogger(__name__)
 LISTEN_S = 0.1
@@ -60,10 +63,26 @@ class Attempts:
     command: Sequence[str] = CHILD
     draining: threading.Event = field(default_factory=threading.Event)  # begin nothing
     handing_back: threading.Event = field(default_factory=threading.Event)  # end what runs
+    running: set[str] = field(default_factory=set)  # entries
+    last_busy: float = field(default_factory=time.monotonic)
     _children: set[ChildProcess] = field(default_factory=set)
 
     def run(self, job_id: str, dispatch: int) -> None:
         """Run one entry. Whatever happened before, it leaves the job ended or with a further entry."""
+        entry = entry_id(job_id, dispatch)
+        self.running.add(entry)
+        try:
+            self._run(job_id, dispatch)
+        finally:
+            self.running.discard(entry)
+            self.last_busy = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since something ran; 0 while something does."""
+        return 0.0 if self.running else time.monotonic() - self.last_busy
+
+    def _run(self, job_id: str, dispatch: int) -> None:
         if not self.lease.alive:
             raise LeaseLost(f"{job_id}.{dispatch} is left to others")  # the entry ends, and housekeeping finds that
         found = self._patiently(lambda: self.ledger.standing(job_id, dispatch))
@@ -74,14 +93,19 @@ class Attempts:
             return
         if self._ended_already(found):
             return
-        unseal(self._final(found))
+        try:
+            unseal(self._final(found))
+        except GowhyError as error:
+            self._end(found, JobState.FAILED, JobError(error.code, "the result has no place on the volume"))
+            return
         claim = self._patiently(lambda: self.ledger.claim(found))
         if claim is None:
             # It changed while we looked: a request to cancel, for example. Look again.
             self._patiently(lambda: self.ledger.dispatch_again(job_id, dispatch))
             return
         LOG.info("attempt", extra={"fields": _ids(claim)})
-        outcome = self._supervise(claim)
+        with span("attempt", claim.job.traceparent, job_id=job_id, attempt=claim.job.attempt) as traceparent:
+            outcome = self._supervise(claim, traceparent)
         clear_staging(self._final(claim))
         self._conclude(claim, outcome)
 
@@ -105,9 +129,9 @@ class Attempts:
             return False
         return True
 
-    def _supervise(self, claim: Claim) -> Outcome:
+    def _supervise(self, claim: Claim, traceparent: str | None = None) -> Outcome:
         """Start the child and stay with it until it is gone."""
-        child = ChildProcess(self._task(claim), self.command)
+        child = ChildProcess(replace(self._task(claim), traceparent=traceparent), self.command)
         self._children.add(child)
         try:
             return self._listen(claim, child)
@@ -119,6 +143,7 @@ class Attempts:
     def _listen(self, claim: Claim, child: ChildProcess) -> Outcome:
         deadline = time.monotonic() + self.settings.job_timeout_s
         outcome, said_end, steps, looked = Outcome(), False, [], time.monotonic()
+        asked = False
         while True:
             gone = child.ended
             messages = child.last_messages() if gone else child.messages(LISTEN_S)
@@ -127,12 +152,15 @@ class Attempts:
                 if kind == "progress":
                     steps.append(message["step"])
                 elif kind == "ready":
-                    child.answer(self._may_publish(claim))
+                    asked = True
                 elif kind == "failed":
                     said_end, outcome.out_of_memory = True, bool(message.pop("out_of_memory"))
                     outcome.error = JobError(**message)
                 elif kind == "done":
                     said_end = True
+            if asked and (answer := self._may_publish(claim)) is not None:
+                child.answer(answer)
+                asked = False
             if gone or time.monotonic() - looked >= LOOK_S:
                 looked = time.monotonic()
                 steps = self._write_progress(claim, steps)
@@ -144,8 +172,6 @@ class Attempts:
 
     def _why_stop(self, claim: Claim, deadline: float) -> Outcome | None:
         """A reason to end a running child."""
-        if not self.lease.alive:
-            return Outcome(lost=True)
         if self.handing_back.is_set():
             return Outcome(handed_back=True)
         if time.monotonic() > deadline:
@@ -183,8 +209,14 @@ class Attempts:
         else:
             self._end(claim, JobState.FAILED, _given_up(error, failures) if error.retryable else error, failed=True)
 
-    def _may_publish(self, claim: Claim) -> bool:
-        return self.lease.alive and self._patiently(lambda: self.ledger.grant(claim))
+    def _may_publish(self, claim: Claim) -> bool | None:
+        """None while nobody can say: the database is away, or others may have taken us for dead."""
+        if not self.lease.alive:
+            return None
+        try:
+            return self.ledger.grant(claim)
+        except StoreDown:
+            return None
 
     def _succeed(self, of: Standing | Claim) -> None:
         result = self._final(of).relative_to(self.settings.out).as_posix()
@@ -219,7 +251,7 @@ class Attempts:
             try:
                 return step()
             except StoreDown:
-                if time.monotonic() > deadline or not self.lease.alive:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.xai_worker.folder import clear_staging, read_complete, sweep_staging
 from services.xai_worker.queue.base import JobState
@@ -20,6 +21,7 @@ from services.xai_worker.worker.lease import Lease, SessionLease
 
 LOG = logging.getLogger(__name__)
 TIDY_INTERVAL_S = 600.0
+LATE_S = 5.0  # the engine wakes delayed entries once a second
 MISSED_BEATS = 3  # after which a worker whose lock is free is taken for dead
 
 
@@ -35,6 +37,8 @@ class Housekeeping:
     def __init__(self, ledger: Ledger, lease: Lease, settings: WorkerSettings) -> None:
         self.ledger, self.lease, self.settings = ledger, lease, settings
         self._beats: dict[str, tuple[float, float]] = {}  # slot -> last heartbeat seen, when it was first seen
+        self._strange: dict[str, float] = {}  # entry that is given to us and does not run -> since when
+        self._neglected: float | None = None  # since when some entry could run and none does
         self._tidied = -TIDY_INTERVAL_S
 
     def at_start(self) -> None:
@@ -44,30 +48,55 @@ class Housekeeping:
                 self._settle_published(found)
         self.find_lost()
 
-    def tick(self) -> None:
-        """One round."""
+    def tick(self, running: Collection[str]) -> None:
+        """One round; `running` are the entries that this worker runs."""
         if isinstance(self.lease, SessionLease):
             self._adopt(self.lease)
-        self.find_lost()
+        self.find_lost(running)
         if time.monotonic() - self._tidied > TIDY_INTERVAL_S:
             self._tidied = time.monotonic()
             forget_old(self.ledger.database, self.ledger.dispatcher, self.settings.retention_days)
             for results in self.settings.out.glob("*/xai"):
                 sweep_staging(results)
 
-    def find_lost(self) -> None:
+    @property
+    def neglected_s(self) -> float:
+        """How long some entry has been ready to run while this worker ran none."""
+        return 0.0 if self._neglected is None else time.monotonic() - self._neglected
+
+    def find_lost(self, running: Collection[str] = ()) -> None:
         """Dispatch again the open jobs whose entry the engine has given up, or has given to nobody who lives."""
         open_jobs = self.ledger.entries()
-        if not open_jobs:
-            return
-        owners = self.ledger.dispatcher.alive(open_jobs)
+        owners = self.ledger.dispatcher.alive(open_jobs) if open_jobs else {}
         with self.ledger.database.read() as connection:
             slots: set[str | None] = {None, *connection.scalars(sa.select(WORKERS.c.slot))}
+            now = float(connection.scalar(sa.select(self.ledger.database.now())) or 0.0)
         for entry, found in open_jobs.items():
             if entry not in owners:
                 self._again(found, "the engine had given up its entry")
             elif owners[entry] not in slots:
                 self._again(found, "its worker is gone")
+                self.ledger.dispatcher.withdraw([entry])
+        self._find_stalled(open_jobs, owners, running, now)
+
+    def _find_stalled(
+        self,
+        open_jobs: Mapping[str, Standing],
+        owners: Mapping[str, str | None],
+        running: Collection[str],
+        now: float,
+    ) -> None:
+        """Notice an engine that stopped handing out, or gave us an entry without running it, after an outage."""
+        ready = [entry for entry, found in open_jobs.items() if owners.get(entry, "") is None and _due(found, now)]
+        if running or not ready:
+            self._neglected = None
+        elif self._neglected is None:
+            self._neglected = time.monotonic()
+        ours = {entry for entry, owner in owners.items() if owner == self.lease.slot and entry not in running}
+        self._strange = {entry: self._strange.get(entry, time.monotonic()) for entry in ours}
+        for entry, since in self._strange.items():
+            if time.monotonic() - since > self.settings.lease_s:
+                self._again(open_jobs[entry], "it was taken and not run")
                 self.ledger.dispatcher.withdraw([entry])
 
     def _again(self, found: Standing, why: str) -> None:
@@ -102,7 +131,7 @@ class Housekeeping:
                         self._take_over(row)
                     finally:
                         lease.unlock(row.slot)
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
                 LOG.warning("could not adopt", extra={"fields": {"slot": row.slot, "reason": str(error)[:200]}})
 
     def _since(self, slot: str, beat: float, now: float) -> float:
@@ -130,6 +159,10 @@ class Housekeeping:
             if found is not None:
                 self._again(found, "its worker died")
         self.ledger.dispatcher.withdraw(entries)
+
+
+def _due(found: Standing, now: float) -> bool:
+    return found.job.retry_at is None or found.job.retry_at + LATE_S < now
 
 
 def result_folder(out: Path, run_id: str, job_id: str) -> Path:

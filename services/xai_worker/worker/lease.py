@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from services.xai_worker.queue.base import StoreDown
 from services.xai_worker.queue.database import SLOT_LOCK, Database
@@ -99,18 +99,22 @@ class Lease(ABC):
             )  # fmt: skip
 
     def _beat(self) -> None:
-        while not self._stop.wait(self.settings.heartbeat_s):
-            begun = time.monotonic()
-            try:
-                lost = not self._still_locked() or not self._renew()
-            except (StoreDown, DBAPIError) as error:
-                LOG.warning("no heartbeat", extra={"fields": {"slot": self.slot, "reason": str(error)[:200]}})
-                continue
-            if lost and not self._stop.is_set():
-                LOG.error("another worker has taken this slot", extra={"fields": {"slot": self.slot}})
+        try:
+            while not self._stop.wait(self.settings.heartbeat_s):
+                begun = time.monotonic()
+                try:
+                    lost = not self._still_locked() or not self._renew()
+                except (StoreDown, SQLAlchemyError) as error:
+                    LOG.warning("no heartbeat", extra={"fields": {"slot": self.slot, "reason": str(error)[:200]}})
+                    continue
+                if lost:
+                    LOG.error("another worker has taken this slot", extra={"fields": {"slot": self.slot}})
+                    return
+                self._renewed = begun
+        finally:
+            # Also if this thread fails: a worker without a heartbeat would do nothing, for ever.
+            if not self._stop.is_set():
                 self._on_lost()
-                return
-            self._renewed = begun
 
     def _renew(self) -> bool:
         with self.database.change() as connection:
@@ -196,7 +200,8 @@ class SessionLease(Lease):
 
     def _ask(self, what: Any) -> Any:
         with self._lock:
-            assert self._session is not None  # noqa: S101
+            if self._session is None:
+                raise StoreDown("the slot's session has not come back yet")
             return self._session.scalar(what if isinstance(what, sa.TextClause) else sa.select(what))
 
     def _take(self) -> str:
@@ -210,23 +215,29 @@ class SessionLease(Lease):
         raise TryAgain(f"all {MAX_SLOTS} worker slots are taken", remedy="Stop some workers")
 
     def _still_locked(self) -> bool:
-        try:
-            self._ask(sa.literal(1))
-        except DBAPIError:
+        with self._lock:
+            if self._session is not None and _answers(self._session):
+                return True
             # The session died with the server, or somebody ended it. Whoever has the slot now decides.
-            with self._lock:
-                if self._session is not None:
-                    self._session.invalidate()
-                    self._session.close()
-                self._session = self._engine.connect()
-            return self.try_lock(self.slot)
-        return True
+            self._session = None
+            self._session = self._engine.connect()
+        return self.try_lock(self.slot)
 
     def _unlock(self) -> None:
         with self._lock:
             if self._session is not None:
                 self._session.close()
         self._engine.dispose()
+
+
+def _answers(session: sa.Connection) -> bool:
+    try:
+        session.scalar(sa.select(1))
+    except DBAPIError:
+        session.invalidate()
+        session.close()
+        return False
+    return True
 
 
 def lease_for(database: Database, settings: WorkerSettings, on_lost: Callable[[], None]) -> Lease:

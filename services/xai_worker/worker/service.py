@@ -13,6 +13,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.xai_worker import tracing
 from services.xai_worker.queue.base import StoreDown
 from services.xai_worker.queue.dbos_engine import DbosRunner
 from services.xai_worker.queue.ledger import Ledger
@@ -27,6 +30,7 @@ from shared.errors import TryAgain
 
 LOG = logging.getLogger(__name__)
 HOUSEKEEPING_BEATS = 2  # heartbeats between two rounds
+STALLED_LEASES = 3  # lease times without work although there is some
 LAST_WRITES_S = 10.0  # for writing down what became of the last jobs
 
 
@@ -56,6 +60,7 @@ def run_worker(
         signal.signal(number, lambda *_: stop.set())
     if pulse is not None:
         threading.Thread(target=_pulse, args=(pulse, settings.heartbeat_s), daemon=True).start()
+    tracing.configure("gowhy-xai-worker")
     check_volume(settings.out)
     queue = open_queue(settings)
     ledger = Ledger(queue.database, queue.dispatcher)
@@ -71,12 +76,16 @@ def run_worker(
     runner.start(attempts.run)
     while not stop.wait(HOUSEKEEPING_BEATS * settings.heartbeat_s):
         try:
-            housekeeping.tick()
-        except StoreDown as error:
-            LOG.warning("housekeeping waits for the database", extra={"fields": {"reason": str(error)}})
+            housekeeping.tick(frozenset(attempts.running))
+        except (StoreDown, SQLAlchemyError) as error:  # the engine's own calls name the latter
+            LOG.warning("housekeeping waits for the database", extra={"fields": {"reason": str(error)[:200]}})
+        if min(housekeeping.neglected_s, attempts.idle_s) > STALLED_LEASES * settings.lease_s:
+            LOG.error("the engine hands out nothing although jobs wait; this process ends to be started again")
+            _die(attempts)
     _drain(settings, attempts, runner)
     lease.release()
     queue.close()
+    tracing.flush()
     LOG.info("worker ended", extra={"fields": {"slot": lease.slot}})
     return 0
 
