@@ -39,6 +39,7 @@ class JobFiles:
         provenance: Provenance,
         lines: BinaryIO,
         table: parquet.ParquetWriter,
+        *,
         exports: Sequence[str] = (),
         structures: Mapping[str, Structure] | None = None,
     ) -> None:
@@ -91,4 +92,4 @@ def job_files(
         (folder / EXPLANATIONS).open("wb") as lines,
         parquet.ParquetWriter(folder / ATTRIBUTIONS, ATTRIBUTION_COLUMNS, compression="zstd") as table,
     ):
-        yield JobFiles(folder, provenance, lines, table, exports, structures)
+        yield JobFiles(folder, provenance, lines, table, exports=exports, structures=structures)

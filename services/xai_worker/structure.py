@@ -49,7 +49,7 @@ class Structure:
 
     @property
     def extension(self) -> str:
-        """pdb or cif."""
+        """Pdb or cif."""
         return "pdb" if self.format == "pdb" else "cif"
 
 

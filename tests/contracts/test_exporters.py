@@ -314,9 +314,7 @@ def test_an_export_read_back_is_the_table(name: str, protein: str, tmp_path: Pat
 @pytest.mark.parametrize("name", sorted(BY_STRUCTURE))
 def test_a_structure_gives_its_own_chain_and_numbers(name: str, tmp_path: Path) -> None:
     subject = with_structure(explained(), tmp_path)
-    wanted = {
-        key: value for key, value in rows_of(attribution_table(subject)).items() if key[3] not in range(*GAP)
-    }
+    wanted = {key: value for key, value in rows_of(attribution_table(subject)).items() if key[3] not in range(*GAP)}
     assert READERS[name](dict(EXPORTERS[name].files(subject)), subject) == wanted
 
 

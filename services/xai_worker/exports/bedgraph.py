@@ -21,9 +21,7 @@ class BedGraph:
             name = _quoted(track.label)
             about = _quoted(f"{track.explanation.term_name}, logits")
             lines.append(f"track type=bedGraph name={name} description={about} color=161,69,0 altColor=31,78,156")
-            lines += [
-                f"{chrom}\t{position - 1}\t{position}\t{number(value)}" for position, _, value in track.values()
-            ]
+            lines += [f"{chrom}\t{position - 1}\t{position}\t{number(value)}" for position, _, value in track.values()]
         yield f"{protein.name}.bedgraph", ("\n".join(lines) + "\n").encode()
 
 

@@ -40,9 +40,7 @@ class Png:
         """A file per term."""
         for term, tracks in _by_term(protein):
             image = Image.new("RGB", (len(protein.sequence), len(tracks)))
-            image.putdata(
-                [of_value(value, track.limit) for track in tracks for value in track.explanation.values]
-            )
+            image.putdata([of_value(value, track.limit) for track in tracks for value in track.explanation.values])
             size = (PNG_CELL * image.width, PNG_ROW * image.height)
             sink = io.BytesIO()
             image.resize(size, Image.Resampling.NEAREST).save(sink, "PNG")

@@ -1,5 +1,7 @@
-"""JSON for the nightingale elements (EBI): `linegraph` is the data of nightingale-linegraph-track, positions 1-based;
-`heatmap` that of nightingale-sequence-heatmap, a row per explanation."""
+"""JSON for the nightingale elements (EBI), positions 1-based.
+
+`linegraph` is the data of nightingale-linegraph-track, `heatmap` that of nightingale-sequence-heatmap, a row per explanation.
+"""
 
 from __future__ import annotations
 
