@@ -10,15 +10,16 @@ from typing import Any, BinaryIO
 from pyarrow import parquet
 
 from services.xai_worker.exports import EXPORTERS, Explained
-from services.xai_worker.exports.table import ATTRIBUTION_COLUMNS, table_of
+from services.xai_worker.exports.table import ATTRIBUTION_COLUMNS, MUTATION_COLUMNS, mutation_table, table_of
 from services.xai_worker.naming import safe_name
+from services.xai_worker.parts import Made
 from services.xai_worker.provenance import Provenance
 from services.xai_worker.report import IndexRow, render_index, render_report
-from services.xai_worker.result import ChannelExplanation, ResidueExplanation, json_line
+from services.xai_worker.result import ResidueExplanation, json_line
 from services.xai_worker.structure import Structure
 
 EXPLANATIONS, ATTRIBUTIONS, INDEX, REPORTS = "explanations.jsonl", "attributions.parquet", "index.html", "reports"
-LOCALISATION, EXPORTS = "localisation.json", "exports"
+LOCALISATION, EXPORTS, MUTATIONS = "localisation.json", "exports", "mutations.parquet"
 
 
 class JobFiles:
@@ -46,10 +47,12 @@ class JobFiles:
         self.folder, self.provenance = folder, provenance
         self.exports, self.structures = list(exports), structures or {}
         self._lines, self._table = lines, table
+        self._mutations: parquet.ParquetWriter | None = None
         self.rows: list[IndexRow] = []
 
-    def add_protein(self, explanations: Sequence[ResidueExplanation | ChannelExplanation], sequence: str) -> None:
+    def add_protein(self, made: Made, sequence: str) -> None:
         """Write everything about one protein."""
+        explanations = made.explanations
         protein = explanations[0].protein
         name = safe_name(protein)
         page = f"{REPORTS}/{name}.html"
@@ -58,9 +61,23 @@ class JobFiles:
             if isinstance(explanation, ResidueExplanation):
                 self._table.write_table(table_of(explanation))
             self.rows.append(IndexRow(explanation, page))
-        explained = Explained(protein, name, sequence, explanations, structure=self.structures.get(protein))
+        for mutations in made.mutations:
+            self._mutation_writer().write_table(mutation_table(mutations))
+        structure = self.structures.get(protein)
+        explained = Explained(protein, name, sequence, explanations, made.mutations, structure)
         written = self._export(explained)
         (self.folder / page).write_text(render_report(explained, self.provenance, written), encoding="utf-8")
+
+    def _mutation_writer(self) -> parquet.ParquetWriter:
+        """Open mutations.parquet with its first row: a job without a mutation scan has no such file."""
+        if self._mutations is None:
+            self._mutations = parquet.ParquetWriter(self.folder / MUTATIONS, MUTATION_COLUMNS, compression="zstd")
+        return self._mutations
+
+    def close(self) -> None:
+        """End the mutation table, if there is one."""
+        if self._mutations is not None:
+            self._mutations.close()
 
     def finish(self, localisation: Mapping[str, Any] | None) -> None:
         """Write the index."""
@@ -92,4 +109,8 @@ def job_files(
         (folder / EXPLANATIONS).open("wb") as lines,
         parquet.ParquetWriter(folder / ATTRIBUTIONS, ATTRIBUTION_COLUMNS, compression="zstd") as table,
     ):
-        yield JobFiles(folder, provenance, lines, table, exports=exports, structures=structures)
+        files = JobFiles(folder, provenance, lines, table, exports=exports, structures=structures)
+        try:
+            yield files
+        finally:
+            files.close()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from shared.env import installed_version
 from shared.manifest import EncoderRecord, EnvLock, Manifest
 
+ComparedWith = Literal["stored", "computed"]
+COMPARED = {
+    "stored": "the scores that the run stored",
+    "computed": "the scores that predict computes for these proteins: the run has never seen them and stored none",
+}
 SOFTWARE = ("torch", "captum", "numpy", "transformers")
 
 
@@ -32,6 +37,7 @@ class Provenance(BaseModel):
     software: dict[str, str]
     device: str
     threads: int
+    compared_with: ComparedWith = "stored"
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value, as a page shows them."""
@@ -49,11 +55,19 @@ class Provenance(BaseModel):
             ("Environment of this explanation", _environment(self.env_lock)),
             ("Software", ", ".join(f"{name} {version}" for name, version in self.software.items())),
             ("Device", f"{self.device}, {self.threads} threads"),
+            ("Parity compares with", COMPARED[self.compared_with]),
         ]
 
 
 def provenance_of(
-    manifest: Manifest, *, job_id: str, ontology_version: str, env_lock: EnvLock, device: str, threads: int
+    manifest: Manifest,
+    *,
+    job_id: str,
+    ontology_version: str,
+    env_lock: EnvLock,
+    device: str,
+    threads: int,
+    compared_with: ComparedWith = "stored",
 ) -> Provenance:
     """Gather the record of one job."""
     dataset, model = manifest.dataset, manifest.model
@@ -74,6 +88,7 @@ def provenance_of(
         },
         device=device,
         threads=threads,
+        compared_with=compared_with,
     )
 
 
