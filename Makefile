@@ -6,7 +6,7 @@ ARGS ?=
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos lint format schema golden relock validate clean
+.PHONY: help setup train_and_xai train explain test test-browser ui smoke test-real test-slow chaos lint format schema golden relock validate clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -27,6 +27,12 @@ train: setup ## the nine stages; CONFIG=configs/medium.yaml, ARGS="--set a.b=c"
 
 explain: setup ## explain the newest finished run; ARGS="--protein ACC --term GO:..."
 	@$(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json $(ARGS)
+
+ui: ## build the report's front-end libraries (npm, once); without them reports are plain HTML and SVG
+	@cd services/xai_worker/report/ui && npm ci --no-progress && npm run --silent build
+
+test-browser: setup ## the reports in headless Chromium; screenshots in out/bench/browser
+	@$(PYTHON) -m pytest -m browser $(ARGS)
 
 validate: setup ## check the newest finished run's manifest and every file it names
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json

@@ -23,6 +23,7 @@ from services.xai_worker.output import LOCALISATION, job_files
 from services.xai_worker.parts import Parts
 from services.xai_worker.provenance import Provenance, provenance_of
 from services.xai_worker.report import IndexRow
+from services.xai_worker.report.ui import bundle
 from services.xai_worker.request import ExplainRequest
 from services.xai_worker.result import SCHEMA_VERSION, ResidueExplanation
 from services.xai_worker.stored import StoredRun
@@ -80,7 +81,8 @@ class Options:
     def digests(self) -> list[object]:
         """What decides the result's bytes: everything but the number of processes."""
         files = {protein: sha256_file(_there(path)) for protein, path in sorted(self.structures.items())}
-        return [sorted(self.exports), files, None if self.fasta is None else sha256_file(_there(self.fasta))]
+        fasta = None if self.fasta is None else sha256_file(_there(self.fasta))
+        return [sorted(self.exports), files, fasta, bundle.digests()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +157,10 @@ def explain_manifest(
     log = Logger(manifest_path.parent / LOGS, quiet=machine.quiet)
     parts = Parts(folder / name, provenance, code_digest())
     run = _run_of(manifest_path.parent, model, options.fasta, parts)
-    if isinstance(run, UnseenRun) and run.also_trained_on:
-        known_ids = ", ".join(run.also_trained_on[:5])
-        log.warning("trained_on", proteins=len(run.also_trained_on), first=known_ids, meaning="not unseen by the model")
+    if isinstance(run, UnseenRun):
+        provenance = provenance.model_copy(update={"notes": _notes_of(run)})
+        for note in provenance.notes:
+            log.warning("unseen_proteins", note=note)
     opener = Reopen(manifest_path, request, machine, provenance, options.fasta, sites)
     job = Job(run, model, request, log)
     return explain(job, provenance, folder, sites=known, options=options, workers=Workers(options.jobs, opener))
@@ -254,6 +257,18 @@ def _run_of(folder: Path, model: TrainedModel, fasta: Path | None, parts: Parts)
     if not kept.is_file():
         compute(model, records).save(kept)
     return UnseenRun(folder, records, Computed.load(kept))
+
+
+def _notes_of(run: UnseenRun) -> list[str]:
+    """What must be said of proteins that came in a file."""
+    notes = [
+        "These proteins came in a file: the run has stored no scores of them. Parity compares with the scores that "
+        "predict computes from sequence and taxon alone, without text and without known annotations."
+    ]
+    if known := run.also_trained_on:
+        names = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+        notes.append(f"The run was fitted on the same sequence as {names}: these scores are not of unseen proteins.")
+    return notes
 
 
 def _structures(job: Job, options: Options) -> dict[str, Structure]:

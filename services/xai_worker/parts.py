@@ -42,7 +42,7 @@ class Parts:
 
     def __init__(self, final: Path, provenance: Provenance, code: str) -> None:
         self.folder = final.with_name(f".{final.name}.parts")
-        self.key = digest_of("part", provenance.model_dump(mode="json"), code)
+        self.key = digest_of("part", provenance.model_dump(mode="json", exclude={"notes"}), code)
 
     def path(self, protein: str) -> Path:
         """Where a protein's part is."""

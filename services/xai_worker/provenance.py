@@ -38,6 +38,7 @@ class Provenance(BaseModel):
     device: str
     threads: int
     compared_with: ComparedWith = "stored"
+    notes: list[str] = []  # what a reader must know of all explanations of the job
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value, as a page shows them."""

@@ -25,6 +25,8 @@ from services.xai_worker.report.ui import bundle
 from services.xai_worker.result import DISCLAIMER, AnyExplanation, ChannelExplanation, ResidueExplanation
 
 FOLDER = Path(__file__).parent
+# The libraries' elements set style attributes on themselves; no text of ours becomes one.
+_LIBRARY_STYLES = "; style-src-attr 'unsafe-inline'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,15 @@ def render_report(
             data=_inline_json(data),
             ticks=drawings.ruler_ticks(len(explained.sequence)),
             exports=exports or {},
-            **_frame(provenance, bundle.script(needed=explained.structure is not None)),
+            zoom=bundle.built("tracks"),
+            **_frame(provenance, bundle.scripts(("tracks",) if explained.structure is None else ("viewer", "tracks"))),
         )
     )
 
 
 def render_index(rows: Sequence[IndexRow], provenance: Provenance, localisation: Mapping[str, Any] | None) -> str:
     """The table of all explanations of a job, to sort and to search."""
-    frame = _frame(provenance, "")
+    frame = _frame(provenance, [])
     return _environment().get_template("index.html").render(rows=rows, localisation=localisation, **frame)
 
 
@@ -105,10 +108,10 @@ def _inline_json(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
 
 
-def _frame(provenance: Provenance, library: str) -> dict[str, Any]:
+def _frame(provenance: Provenance, libraries: Sequence[str]) -> dict[str, Any]:
     style = f"{(FOLDER / 'style.css').read_text(encoding='utf-8')}\n{view.colour_css()}\n"
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
-    scripts = [text for text in (library, script) if text]
+    scripts = [*libraries, script]
     sources = " ".join(f"'{_source(text)}'" for text in scripts)
     return {
         "provenance": provenance,
@@ -118,8 +121,8 @@ def _frame(provenance: Provenance, library: str) -> dict[str, Any]:
         "style": Markup(style),  # noqa: S704
         "scripts": [Markup(text) for text in scripts],  # noqa: S704
         "policy": (
-            f"default-src 'none'; style-src '{_source(style)}'; script-src {sources}; img-src data:; "
-            "base-uri 'none'; form-action 'none'"
+            f"default-src 'none'; style-src '{_source(style)}'{_LIBRARY_STYLES if libraries else ''}; "
+            f"script-src {sources}; img-src data:; base-uri 'none'; form-action 'none'"
         ),
     }
 

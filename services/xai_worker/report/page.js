@@ -171,6 +171,13 @@
     });
   });
 
+  document.querySelectorAll(".zoom").forEach((panel) => {
+    panel.addEventListener("toggle", () => {
+      const place = panel.querySelector(".zoom-panel");
+      if (panel.open && !place.firstChild) window.gowhyTracks(place, data.sequence, data.terms[panel.dataset.term].tracks);
+    });
+  });
+
   if (data && data.structure && window.gowhyViewer) {
     const [view, chooser] = [document.getElementById("structure-view"), document.getElementById("structure-track")];
     const draw = window.gowhyViewer(view, data.structure, { say: (text, event) => say(text, at(event)), hush });

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
+from shared.digests import sha256_bytes
+
+Library = Literal["viewer", "tracks"]
 DIST = Path(__file__).parent / "dist"
 SWITCH = "GOWHY_XAI_UI"  # "off": pages without the libraries although they are built
 
 
-def built() -> bool:
-    """Is the bundle there and wanted?"""
-    return os.environ.get(SWITCH) != "off" and (DIST / "viewer.js").is_file()
+def built(library: Library) -> bool:
+    """Is the library there and wanted?"""
+    return os.environ.get(SWITCH) != "off" and (DIST / f"{library}.js").is_file()
 
 
-def script(*, needed: bool) -> str:
-    """The libraries as one script; empty where the page has nothing to show with them, or they are not built."""
-    return _read(DIST / "viewer.js") if needed and built() else ""
+def scripts(wanted: Sequence[Library]) -> list[str]:
+    """The libraries' scripts to inline, those that are built."""
+    return [_read(DIST / f"{library}.js") for library in wanted if built(library)]
+
+
+def digests() -> list[str]:
+    """What else decides a page's bytes: the libraries that would be inlined."""
+    return [sha256_bytes(text.encode()) for text in scripts(("viewer", "tracks"))]
 
 
 @cache
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8").replace("</script", "<\\/script")
+    return path.read_text(encoding="utf-8").replace("</script", "<\\/script").replace("<!--", "<\\!--")

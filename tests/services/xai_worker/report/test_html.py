@@ -247,7 +247,14 @@ def test_a_gate_that_fails_is_named_at_the_top() -> None:
 
 def test_the_summary_says_score_evidence_residues_and_counterfactual() -> None:
     said = " ".join(summary_of([i for i in everything().explanations if i.term == "GO:0005524"]).sentences)
-    for wanted in ("ATP binding very likely", "0.962", "sequence (ESM-2) (+1.9)", "G12-T15", "Masking 3 residues", "0.38"):
+    for wanted in (
+        "ATP binding very likely",
+        "0.962",
+        "sequence (ESM-2) (+1.9)",
+        "G12-T15",
+        "Masking 3 residues",
+        "0.38",
+    ):
         assert wanted in said, wanted
 
 
