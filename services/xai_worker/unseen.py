@@ -88,7 +88,10 @@ def compute(model: TrainedModel, records: Sequence[FastaRecord], threads: int = 
 
 
 class UnseenRun(StoredRun):
-    """A run whose test part is replaced by proteins from elsewhere. Ontology, terms and train proteins are the run's."""
+    """A run whose test part is replaced by proteins from elsewhere; ontology, terms and train proteins are the run's.
+
+    Where an id is also one of the run's, it names the given sequence.
+    """
 
     def __init__(self, folder: Path, records: Sequence[FastaRecord], computed: Computed) -> None:
         super().__init__(folder)
@@ -99,11 +102,6 @@ class UnseenRun(StoredRun):
         """The given proteins as test part, the run's train part."""
         own = pd.DataFrame({"id": [r.id for r in self.records], "sequence": [r.sequence for r in self.records]})
         return {"test": own, "train": self.read("parsed/train_seq.feather")}
-
-    @cached_property
-    def places(self) -> dict[str, Place]:
-        """Only the given proteins: an accession of the run names the given sequence, not the run's."""
-        return {record.id: Place("test", row, None) for row, record in enumerate(self.records)}
 
     def scores(self, part: Part, model: str) -> FloatMap:
         """Computed logits of the given proteins; stored ones of the train part."""
