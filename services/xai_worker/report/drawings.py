@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.xai_worker.report.summary import NAMES
+from services.xai_worker.report.text import signed, source_name
 from services.xai_worker.report.view import shade_of
 from services.xai_worker.result import (
     AccountExplanation,
@@ -115,13 +115,16 @@ def waterfall_of(item: ModalityExplanation | AccountExplanation) -> Waterfall:
     start = item.score.reference or 0.0
     if isinstance(item, ModalityExplanation):
         ordered = sorted(item.shares, key=lambda share: -abs(share.value))
-        parts = [(NAMES.get(s.modality, s.modality), s.value, (s.low, s.high)) for s in ordered]
+        parts = [(source_name(s.modality), s.value, (s.low, s.high)) for s in ordered]
         first = "background proteins"
         note = f"from the mean of {item.background} background proteins; whiskers: 95 % over them"
     else:
-        parts = [(p.source, p.value, None) for p in sorted(item.parts, key=lambda part: -abs(part.value))]
+        parts = [(source_name(p.source), p.value, None) for p in sorted(item.parts, key=lambda part: -abs(part.value))]
         parts.append(("remainder", item.remainder, None))
         first, note = "neutral input", "the remainder is what the parts do not explain"
+    if silent := [name for name, value, _ in parts if value == 0]:
+        note += f"; without effect: {', '.join(silent)}"
+    parts = [part for part in parts if part[1] != 0]
     level, reach, rows = start, [start, item.score.logit], []
     for name, value, interval in parts:
         rows.append((name, value, level, interval))
@@ -133,21 +136,29 @@ def waterfall_of(item: ModalityExplanation | AccountExplanation) -> Waterfall:
     def place(value: float) -> float:
         return (value - low) * scale
 
-    steps = [Step(first, start, 0, 0, place(start), None, None, f"{first}: {start:+.3g}", "total")]
+    steps = [Step(first, start, 0, 0, place(start), None, None, f"{first}: {signed(start, 3)}", "total")]
     for index, (name, value, before, interval) in enumerate(rows, start=1):
-        said = f"{name}: {value:+.3g}"
+        said = f"{name}: {signed(value, 3)}"
         ends = (None, None)
         if interval is not None:
-            said += f" (95 % {interval[0]:+.3g} to {interval[1]:+.3g})"
+            said += f" (95 % {signed(interval[0], 3)} to {signed(interval[1], 3)})"
             ends = (place(before + interval[0]), place(before + interval[1]))
         x = place(min(before, before + value))
         kind = "up" if value >= 0 else "down"
         steps.append(Step(name, value, index * FALL_ROW, x, abs(value) * scale, *ends, said, kind))
     end = item.score.logit
     last = Step(
-        "this protein", end, len(steps) * FALL_ROW, 0, place(end), None, None, f"this protein: {end:+.3g}", "total"
+        "this protein",
+        end,
+        len(steps) * FALL_ROW,
+        0,
+        place(end),
+        None,
+        None,
+        f"this protein: {signed(end, 3)}",
+        "total",
     )
-    ticks = [(place(value), f"{value:+.3g}" if value else "0") for value in nice_ticks(low, high)]
+    ticks = [(place(value), signed(value, 3)) for value in nice_ticks(low, high)]
     return Waterfall([*steps, last], (len(steps) + 1) * FALL_ROW, ticks, note)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from services.xai_worker.report.text import signed
 from services.xai_worker.result import AnyExplanation, Gates, ResidueExplanation
 
 Status = Literal["pass", "fail", "unknown"]
@@ -39,7 +40,7 @@ def _model(gates: Gates) -> Iterator[Gate]:
     parity = gates.parity
     yield Gate(
         "same model", "pass", f"{parity.difference:.2g}",
-        f"Parity: the recomputed logit {parity.recomputed:+.4g} differs from the stored {parity.stored:+.4g} by "
+        f"Parity: the recomputed logit {signed(parity.recomputed, 4)} differs from the stored {signed(parity.stored, 4)} by "
         f"{parity.difference:.2g}; more than {parity.tolerance:.2g} would have been refused.",
     )  # fmt: skip
     if gates.embedding is not None:
@@ -57,7 +58,7 @@ def _completeness(gates: Gates) -> Iterator[Gate]:
         yield Gate(
             "complete", "pass" if own.converged else "fail",
             f"{own.error:.2g}" if own.converged else f"not_converged {own.error:.2g}",
-            f"Completeness: the parts add up to {own.attributed:+.4g} of {own.explained:+.4g} after {own.steps} steps; "
+            f"Completeness: the parts add up to {signed(own.attributed, 4)} of {signed(own.explained, 4)} after {own.steps} steps; "
             f"relative error {own.error:.2g}, at most {own.tolerance:.2g} is accepted.",
         )  # fmt: skip
 
@@ -67,8 +68,8 @@ def _measured(gates: Gates) -> Iterator[Gate]:
         yield Gate(
             "faithful", _status(faithful.passed), f"p {faithful.p:.2g}",
             f"Faithfulness: masking its first residues lowers the logit by {faithful.drop:.3g}, random residues by "
-            f"{faithful.random_mean:.3g}; difference {faithful.difference:+.3g} (95 % {faithful.low:+.3g} to "
-            f"{faithful.high:+.3g}), p {faithful.p:.2g} over {faithful.orders} random orders, "
+            f"{faithful.random_mean:.3g}; difference {signed(faithful.difference, 3)} (95 % {signed(faithful.low, 3)} to "
+            f"{signed(faithful.high, 3)}), p {faithful.p:.2g} over {faithful.orders} random orders, "
             f"at most {faithful.budget:.0%} of the residues masked.",
         )  # fmt: skip
     if (stable := gates.stability) is not None:

@@ -64,7 +64,7 @@ def drawing_of(item: PathExplanation) -> Drawing:
     for node in item.nodes:
         role = "explained" if node.term == item.term else "path" if node.term in item.path else "above"
         lines = wrap(node.name, LETTERS_A_LINE, max_lines=MAX_LINES, placeholder="…") or [node.term]
-        figure = f"{node.probability:.3g}" + ("" if node.own == node.probability else f" (own {node.own:.3g})")
+        figure = f"{node.probability:.3f}" + ("" if node.own == node.probability else f" (own {node.own:.3f})")
         tip = f"{node.term} {node.name}: {node.probability:.3g} after propagation, {node.own:.3g} by itself"
         boxes.append(Box(node.term, lines, figure, *place[node.term], role, min(1.0, max(0.0, node.probability)), tip))
     wires = [

@@ -21,6 +21,7 @@ from services.xai_worker.provenance import Provenance
 from services.xai_worker.report import drawings, graph, section, view
 from services.xai_worker.report.gates import gates_of
 from services.xai_worker.report.summary import residues_text
+from services.xai_worker.report.text import signed, source_name
 from services.xai_worker.report.ui import bundle
 from services.xai_worker.result import DISCLAIMER, AnyExplanation, ChannelExplanation, ResidueExplanation
 
@@ -47,7 +48,7 @@ class IndexRow:
             for part in item.parts:
                 totals[part.channel] = totals.get(part.channel, 0.0) + part.value
             best = sorted(totals.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:3]
-            return ", ".join(f"{channel} {value:+.2g}" for channel, value in best)
+            return ", ".join(f"{source_name(channel)} {signed(value, 2)}" for channel, value in best)
         return section.headline(item)
 
     @property
@@ -141,7 +142,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["signed"] = lambda value: f"{value:+.4g}" if value else "0"
+    environment.filters["signed"] = signed
+    environment.filters["source"] = source_name
     environment.filters["number"] = lambda value: f"{value:.4g}"
     environment.filters["strongest"] = lambda pairs: max(pairs, key=lambda pair: abs(pair.value))
     environment.filters["percent"] = lambda value: f"{100 * value:.3g} %"

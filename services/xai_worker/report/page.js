@@ -28,7 +28,8 @@
   });
   document.addEventListener("focusout", hush);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hush(); });
-  addEventListener("scroll", hush, { passive: true });
+  // Not "scroll": moving the focus scrolls too, and its value must stay.
+  for (const kind of ["wheel", "touchmove"]) addEventListener(kind, hush, { passive: true });
 
   // A place that arrow keys move, kept inside `last`.
   const walker = (element, last, moves, show) => {

@@ -22,6 +22,7 @@ from services.xai_worker.report.gates import Gate, gates_of
 from services.xai_worker.report.graph import Drawing, drawing_of
 from services.xai_worker.report.heatmap import HeatMap, heatmap_of
 from services.xai_worker.report.summary import Summary, residues_text, summary_of
+from services.xai_worker.report.text import signed, source_name
 from services.xai_worker.report.view import Block, Chart, Track, blocks_of, chart_of, track_of
 from services.xai_worker.result import (
     AccountExplanation,
@@ -62,6 +63,13 @@ class Section:
     def first(self) -> AnyExplanation:
         """Any explanation: they agree on protein, term and probability."""
         return self.explanations[0]
+
+    @property
+    def groups(self) -> list[tuple[str, list[int]]]:
+        """Places of tracks: those of the model that speaks for the term, and the others."""
+        own = [at for at, item in enumerate(self.residues) if item.model == self.residues[0].model]
+        others = [at for at in range(len(self.residues)) if at not in own]
+        return [("", own), *([("Other models", others)] if others else [])]
 
     def of_kind(self, kind: str) -> list[Any]:
         """The explanations of one kind."""
@@ -147,15 +155,15 @@ def headline(item: AnyExplanation) -> str:
         return residues_text(item)
     if isinstance(item, ModalityExplanation):
         best = sorted(item.shares, key=lambda share: -abs(share.value))[:3]
-        return ", ".join(f"{share.modality} {share.value:+.2g}" for share in best)
+        return ", ".join(f"{source_name(share.modality)} {signed(share.value, 2)}" for share in best)
     if isinstance(item, AccountExplanation):
         parts = sorted(item.parts, key=lambda part: -abs(part.value))[:3]
-        return ", ".join(f"{part.source} {part.value:+.2g}" for part in parts)
+        return ", ".join(f"{source_name(part.source)} {signed(part.value, 2)}" for part in parts)
     if isinstance(item, MutationExplanation):
         return " ".join(f"{m.residue}{m.position}{m.substitution}" for m in item.lowering[:4])
     if isinstance(item, NeighbourExplanation):
         best_neighbours = sorted(item.neighbours, key=lambda n: -abs(n.share))[:3]
-        return ", ".join(f"{n.protein} {n.share:+.2g}" for n in best_neighbours)
+        return ", ".join(f"{n.protein} {signed(n.share, 2)}" for n in best_neighbours)
     if isinstance(item, PathExplanation):
         return " from ".join(item.path)
     if isinstance(item, CounterfactualExplanation):

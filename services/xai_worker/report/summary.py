@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.xai_worker.report.gates import Gate, gates_of
+from services.xai_worker.report.text import signed, source_name
 from services.xai_worker.result import (
     AccountExplanation,
     AnyExplanation,
@@ -18,10 +19,6 @@ from services.xai_worker.result import (
 MODEL_ORDER = ("final", "cnn")  # the first one that is there speaks for the term
 METHOD_ORDER = ("occlusion", "integrated_gradients")
 CERTAIN, LIKELY = 0.9, 0.5
-NAMES = {
-    "esm2": "sequence (ESM-2)", "t5": "sequence (ProtT5)", "text": "text", "taxon": "taxon", "goa": "annotations (GOA)",
-    "homology": "homologues",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +93,15 @@ def evidence_of(explanations: Sequence[AnyExplanation]) -> list[Share]:
     """What adds or takes most, largest first: modalities where they were shared out, else the account, else channels."""
     for item in explanations:
         if isinstance(item, ModalityExplanation):
-            return _sorted(Share(NAMES.get(s.modality, s.modality), s.value) for s in item.shares)
+            return _sorted(Share(source_name(s.modality), s.value) for s in item.shares)
     for item in explanations:
         if isinstance(item, AccountExplanation):
-            return _sorted(Share(p.source, p.value) for p in item.parts)
+            return _sorted(Share(source_name(p.source), p.value) for p in item.parts)
     totals: dict[str, float] = {}
     for item in explanations:
         if isinstance(item, ChannelExplanation):
             for part in item.parts:
-                name = part.channel.replace("level1:", "model ").replace("goa:", "annotations ")
+                name = source_name(part.channel)
                 totals[name] = totals.get(name, 0.0) + part.value
     return _sorted(Share(name, value) for name, value in totals.items())
 
@@ -137,8 +134,8 @@ def _rest_sentences(
 ) -> list[str]:
     found = []
     if shares:
-        best = ", ".join(f"{share.name} ({share.value:+.2g})" for share in shares[:3] if share.value)
-        found.append(f"By kind of evidence, most comes from {best} logits." if best else "No evidence moves the score.")
+        best = ", ".join(f"{share.name} {signed(share.value, 2)}" for share in shares[:3] if share.value)
+        found.append(f"What moves it most, in logits: {best}." if best else "No evidence moves it.")
     if main is not None and main.top:
         found.append(
             f"Of the residues, {residues_text(main)} raise it most ({main.model}, {main.method.replace('_', ' ')})."

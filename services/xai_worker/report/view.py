@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.xai_worker.colours import diverging, hexadecimal
 from services.xai_worker.explainers.stacker_parts import RELATIONS
+from services.xai_worker.report.text import signed
 from services.xai_worker.result import ChannelExplanation, Neighbour, ResidueExplanation, TopResidue
 
 BLOCK_RESIDUES = 60
@@ -96,6 +97,7 @@ class Chart:
     limit: float
     height: int
     note: str | None
+    silent: list[Bar]  # channels that add nothing; drawn nowhere
 
 
 def colour_css() -> str:
@@ -153,7 +155,7 @@ def _line(track: Track, start: int, stop: int) -> Line:
 
 
 def _title(residue: str, position: int, value: float | None) -> str:
-    return f"{residue}{position} " + ("not seen by the model" if value is None else f"{value:+.4g}")
+    return f"{residue}{position} " + ("not seen by the model" if value is None else signed(value))
 
 
 def _description(track: Track, start: int, stop: int) -> str:
@@ -164,7 +166,7 @@ def _description(track: Track, start: int, stop: int) -> str:
         return f"{where}: not seen by the model"
     (low, i), (high, j) = min(seen), max(seen)
     sequence = explanation.sequence
-    return f"{where}: highest {sequence[j]}{j + 1} {high:+.3g}, lowest {sequence[i]}{i + 1} {low:+.3g}"
+    return f"{where}: highest {sequence[j]}{j + 1} {signed(high, 3)}, lowest {sequence[i]}{i + 1} {signed(low, 3)}"
 
 
 def chart_of(explanation: ChannelExplanation) -> Chart:
@@ -175,11 +177,14 @@ def chart_of(explanation: ChannelExplanation) -> Chart:
     reach = [max(sum(v for v in row if v > 0), -sum(v for v in row if v < 0)) for row in rows.values()]
     limit = max(reach, default=0.0) or 1.0
     zero, scale = BAR_WIDTH / 2, BAR_WIDTH / 2 / limit
-    bars = [
-        Bar(channel, index * (BAR_HEIGHT + BAR_GAP), sum(row), _segments(channel, row, zero, scale), row)
-        for index, (channel, row) in enumerate(rows.items())
-    ]
-    return Chart(explanation, bars, zero, limit, len(bars) * (BAR_HEIGHT + BAR_GAP), _prior_note(bars))
+    active = [channel for channel, row in rows.items() if any(row)]
+    bars = [_bar(channel, rows[channel], index, zero, scale) for index, channel in enumerate(active)]
+    silent = [_bar(channel, row, 0, zero, scale) for channel, row in rows.items() if channel not in active]
+    return Chart(explanation, bars, zero, limit, len(bars) * (BAR_HEIGHT + BAR_GAP), _prior_note(bars), silent)
+
+
+def _bar(channel: str, row: list[float], index: int, zero: float, scale: float) -> Bar:
+    return Bar(channel, index * (BAR_HEIGHT + BAR_GAP), sum(row), _segments(channel, row, zero, scale), row)
 
 
 def _segments(channel: str, row: Sequence[float], zero: float, scale: float) -> list[Segment]:
@@ -189,7 +194,9 @@ def _segments(channel: str, row: Sequence[float], zero: float, scale: float) -> 
         width = abs(value) * scale
         if value < 0:
             left -= width
-        found.append(Segment(relation, left if value < 0 else right, width, f"{channel}, {relation}: {value:+.3g}"))
+        found.append(
+            Segment(relation, left if value < 0 else right, width, f"{channel}, {relation}: {signed(value, 3)}")
+        )
         if value > 0:
             right += width
     return found
