@@ -38,7 +38,7 @@ validate: setup ## check the newest finished run's manifest and every file it na
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 
 test: setup ## the default test suite: minutes, no network, no weights, no GPU
-	@$(PYTHON) -m pytest -m "not slow and not chaos" $(ARGS)
+	@$(PYTHON) -m pytest -m "not slow and not chaos and not browser" $(ARGS)
 
 smoke: setup ## about 100 generated proteins through all nine stages and one explanation
 	@$(PYTHON) -m pytest -m smoke $(ARGS)

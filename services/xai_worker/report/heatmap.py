@@ -20,12 +20,15 @@ QUANTILE = 0.995  # of |value|: one extreme cell must not make the rest white
 class HeatMap:
     """`picture` is a data URI, one pixel a cell; `values` [row][column], None where not scanned."""
 
+    model: str
+    method: str
     label: str
     picture: str
     alphabet: str
     length: int
     limit: float
     values: list[list[float | None]]
+    partial: bool  # some positions were not scanned
 
 
 def heatmap_of(table: MutationTable, sequence: str) -> HeatMap:
@@ -38,10 +41,11 @@ def heatmap_of(table: MutationTable, sequence: str) -> HeatMap:
     sizes = sorted(abs(value) for row in values for value in row if value is not None)
     limit = sizes[min(len(sizes) - 1, int(QUANTILE * len(sizes)))] if sizes else 0.0
     limit = limit or (sizes[-1] if sizes else 0.0)
+    scanned = {position - 1 for position, *_ in table.rows}
     image = Image.new("RGB", (len(sequence), len(ALPHABET)), UNSEEN)
     image.putdata(
         [
-            SAME if letter == sequence[column] else of_value(value, limit)
+            SAME if letter == sequence[column] and column in scanned else of_value(value, limit)
             for letter, row in zip(ALPHABET, values, strict=True)
             for column, value in enumerate(row)
         ]
@@ -50,4 +54,6 @@ def heatmap_of(table: MutationTable, sequence: str) -> HeatMap:
     image.save(sink, "PNG", optimize=True)
     picture = "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
     label = f"{table.model} {table.method}"
-    return HeatMap(label, picture, ALPHABET, len(sequence), limit, values)
+    return HeatMap(
+        table.model, table.method, label, picture, ALPHABET, len(sequence), limit, values, len(scanned) < len(sequence)
+    )

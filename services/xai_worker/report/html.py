@@ -21,7 +21,7 @@ from services.xai_worker.provenance import Provenance
 from services.xai_worker.report import drawings, graph, section, view
 from services.xai_worker.report.gates import gates_of
 from services.xai_worker.report.summary import residues_text
-from services.xai_worker.report.text import signed, source_name
+from services.xai_worker.report.text import probability_text, signed, source_name
 from services.xai_worker.report.ui import bundle
 from services.xai_worker.result import DISCLAIMER, AnyExplanation, ChannelExplanation, ResidueExplanation
 
@@ -143,6 +143,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["signed"] = signed
+    environment.filters["probability"] = probability_text
     environment.filters["source"] = source_name
     environment.filters["number"] = lambda value: f"{value:.4g}"
     environment.filters["strongest"] = lambda pairs: max(pairs, key=lambda pair: abs(pair.value))

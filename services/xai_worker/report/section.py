@@ -21,7 +21,7 @@ from services.xai_worker.report.drawings import (
 from services.xai_worker.report.gates import Gate, gates_of
 from services.xai_worker.report.graph import Drawing, drawing_of
 from services.xai_worker.report.heatmap import HeatMap, heatmap_of
-from services.xai_worker.report.summary import Summary, residues_text, summary_of
+from services.xai_worker.report.summary import MODEL_ORDER, Summary, residues_text, summary_of
 from services.xai_worker.report.text import signed, source_name
 from services.xai_worker.report.view import Block, Chart, Track, blocks_of, chart_of, track_of
 from services.xai_worker.result import (
@@ -114,7 +114,7 @@ def section_of(explanations: list[AnyExplanation], explained: Explained) -> Sect
             for item in residues
             if item.gates.faithfulness is not None and item.gates.faithfulness.curve
         ],
-        heatmaps=[heatmap_of(table, explained.sequence) for table in explained.mutations if table.term == term],
+        heatmaps=_heatmaps(explained, term),
         paths=[(item, drawing_of(item)) for item in explanations if isinstance(item, PathExplanation) and item.nodes],
         carried=_carried(explanations),
     )
@@ -170,6 +170,13 @@ def headline(item: AnyExplanation) -> str:
         names = ", ".join(part.name for part in item.removed)
         return f"without {names}: {item.after:.2g}" if item.found else "not found"
     return ""
+
+
+def _heatmaps(explained: Explained, term: str) -> list[HeatMap]:
+    """The one that shows most first: of the final model before others, of the most positions."""
+    tables = [table for table in explained.mutations if table.term == term]
+    tables.sort(key=lambda table: (table.model != MODEL_ORDER[0], -len(table.rows), table.model, table.method))
+    return [heatmap_of(table, explained.sequence) for table in tables]
 
 
 def _others(explanations: Sequence[AnyExplanation]) -> list[AnyExplanation]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.xai_worker.report.gates import Gate, gates_of
-from services.xai_worker.report.text import signed, source_name
+from services.xai_worker.report.text import probability_text, signed, source_name
 from services.xai_worker.result import (
     AccountExplanation,
     AnyExplanation,
@@ -125,7 +125,7 @@ def _score_sentence(item: AnyExplanation) -> str:
         return "The run has no final score of this term."
     return (
         f"The model finds {item.term_name} {certainty(item.score.probability)}: "
-        f"calibrated score {item.score.probability:.3g}."
+        f"calibrated score {probability_text(item.score.probability)}."
     )
 
 

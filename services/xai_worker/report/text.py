@@ -13,6 +13,13 @@ def signed(value: float, digits: int = 4) -> str:
     return f"{value:+.{digits}g}".replace("-", "\u2212") if value else "0"
 
 
+def probability_text(value: float) -> str:
+    """Three digits; what would round to 0 or 1 says so."""
+    if value > 0.999:
+        return "> 0.999"
+    return "< 0.001" if value < 0.001 else f"{value:.3g}"
+
+
 def source_name(source: str) -> str:
     """A modality, a channel or an input as people call it: `residues:esm2`, `level1:cnn`, `goa:IEA`, `votes:knn`."""
     kind, _, own = source.partition(":")
