@@ -78,7 +78,7 @@ def provenance(weights: str = "random-init(0)") -> Provenance:
         job_id="local-1", run_id=f"run {HOSTILE}", model_sha256="b" * 64, dataset="smoke 1, clusters",
         encoders=[EncoderRecord(arch="esm2_tiny", dim=64, weights=weights)], ontology_version="2026-01-01",
         seeds={"split": 11}, train_commit="c" * 40, train_env_lock="d" * 64, env_lock=lock,
-        software={"python": "3.11"}, device="cpu", threads=2,
+        software={"python": "3.11"}, device="cpu", threads=2, data_sha256={"data.obo": "e" * 64},
     )  # fmt: skip
 
 
@@ -250,6 +250,8 @@ def test_gates_provenance_and_the_warnings_are_on_the_page() -> None:
         "b" * 64,
         "2026-01-01",
         "This explains the model, not biology",
+        "data.obo (sha256)",
+        "e" * 64,
     ):
         assert wanted in text, wanted
     assert "Untrained encoder: esm2_tiny, random-init(0)." in text
