@@ -52,7 +52,7 @@ class Computed:
     def save(self, path: Path) -> None:
         """Write atomically, without pickle."""
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **self.arrays)
+            np.savez(file, allow_pickle=False, **dict(self.arrays))
 
     @classmethod
     def load(cls, path: Path) -> Computed:

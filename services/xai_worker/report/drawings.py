@@ -88,7 +88,9 @@ def bars_of(explanation: ResidueExplanation, width: float = TRACK_WIDTH, height:
     count = len(values)
     bins = count if count * 1.5 <= width or (width == TRACK_WIDTH and count <= LONG_SEQUENCE) else int(width / 1.5)
     zero, step = height / 2, width / bins
-    up, down, unseen = [], [], []
+    up: list[str] = []
+    down: list[str] = []
+    unseen: list[str] = []
     for index in range(bins):
         part = values[index * count // bins : max((index + 1) * count // bins, index * count // bins + 1)]
         seen = [value for value in part if value is not None]
@@ -110,56 +112,62 @@ def ruler_ticks(length: int, width: float = TRACK_WIDTH) -> list[tuple[float, st
     return [((mark - 0.5) * width / length, str(mark)) for mark in dict.fromkeys(marks)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A part of a waterfall before it is drawn; `low` and `high` are the interval's ends, or the value itself."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    has_interval: bool
+
+
 def waterfall_of(item: ModalityExplanation | AccountExplanation) -> Waterfall:
-    """Rows from the reference's logit to the score; parts by falling size."""
-    start = item.score.reference or 0.0
-    if isinstance(item, ModalityExplanation):
-        ordered = sorted(item.shares, key=lambda share: -abs(share.value))
-        parts = [(source_name(s.modality), s.value, (s.low, s.high)) for s in ordered]
-        first = "background proteins"
-        note = f"from the mean of {item.background} background proteins; whiskers: 95 % over them"
-    else:
-        parts = [(source_name(p.source), p.value, None) for p in sorted(item.parts, key=lambda part: -abs(part.value))]
-        parts.append(("remainder", item.remainder, None))
-        first, note = "neutral input", "the remainder is what the parts do not explain"
-    if silent := [name for name, value, _ in parts if value == 0]:
+    """Rows from the reference's logit to the score; parts by falling size, those without effect in the note."""
+    rows, first, note = _rows_of(item)
+    if silent := [row.name for row in rows if row.value == 0]:
         note += f"; without effect: {', '.join(silent)}"
-    parts = [part for part in parts if part[1] != 0]
-    level, reach, rows = start, [start, item.score.logit], []
-    for name, value, interval in parts:
-        rows.append((name, value, level, interval))
-        reach += [level + value, *(level + end for end in interval or ())]
-        level += value
+    rows = [row for row in rows if row.value != 0]
+    start, end = item.score.reference or 0.0, item.score.logit
+    levels = [start]
+    for row in rows:
+        levels.append(levels[-1] + row.value)
+    reach = [start, end, *levels, *(level + e for level, r in zip(levels, rows, strict=False) for e in (r.low, r.high))]
     low, high = min(reach), max(reach)
     scale = FALL_WIDTH / ((high - low) or 1.0)
 
     def place(value: float) -> float:
         return (value - low) * scale
 
-    steps = [Step(first, start, 0, 0, place(start), None, None, f"{first}: {signed(start, 3)}", "total")]
-    for index, (name, value, before, interval) in enumerate(rows, start=1):
-        said = f"{name}: {signed(value, 3)}"
-        ends = (None, None)
-        if interval is not None:
-            said += f" (95 % {signed(interval[0], 3)} to {signed(interval[1], 3)})"
-            ends = (place(before + interval[0]), place(before + interval[1]))
-        x = place(min(before, before + value))
-        kind = "up" if value >= 0 else "down"
-        steps.append(Step(name, value, index * FALL_ROW, x, abs(value) * scale, *ends, said, kind))
-    end = item.score.logit
-    last = Step(
-        "this protein",
-        end,
-        len(steps) * FALL_ROW,
-        0,
-        place(end),
-        None,
-        None,
-        f"this protein: {signed(end, 3)}",
-        "total",
-    )
+    def total(name: str, value: float, y: float) -> Step:
+        return Step(name, value, y, 0, place(value), None, None, f"{name}: {signed(value, 3)}", "total")
+
+    steps = [total(first, start, 0)]
+    for index, (row, before) in enumerate(zip(rows, levels, strict=False), start=1):
+        tip = f"{row.name}: {signed(row.value, 3)}"
+        ends: tuple[float | None, float | None] = (None, None)
+        if row.has_interval:
+            tip += f" (95 % {signed(row.low, 3)} to {signed(row.high, 3)})"
+            ends = (place(before + row.low), place(before + row.high))
+        x, width = place(min(before, before + row.value)), abs(row.value) * scale
+        kind = "up" if row.value > 0 else "down"
+        steps.append(Step(row.name, row.value, index * FALL_ROW, x, width, *ends, tip, kind))
+    steps.append(total("this protein", end, len(steps) * FALL_ROW))
     ticks = [(place(value), signed(value, 3)) for value in nice_ticks(low, high)]
-    return Waterfall([*steps, last], (len(steps) + 1) * FALL_ROW, ticks, note)
+    return Waterfall(steps, len(steps) * FALL_ROW, ticks, note)
+
+
+def _rows_of(item: ModalityExplanation | AccountExplanation) -> tuple[list[_Row], str, str]:
+    """The rows, what they start from, and a note."""
+    if isinstance(item, ModalityExplanation):
+        shares = sorted(item.shares, key=lambda share: -abs(share.value))
+        note = f"from the mean of {item.background} background proteins; whiskers: 95 % over them"
+        rows = [_Row(source_name(s.modality), s.value, s.low, s.high, True) for s in shares]
+        return rows, "background proteins", note
+    parts = [(source_name(p.source), p.value) for p in sorted(item.parts, key=lambda part: -abs(part.value))]
+    rows = [_Row(name, value, value, value, False) for name, value in (*parts, ("remainder", item.remainder))]
+    return rows, "neutral input", "the remainder is what the parts do not explain"
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
