@@ -229,7 +229,7 @@ def test_the_structure_is_drawn_in_the_explanations_colours(tab: Any, job: Path,
     page = open_report(tab, job, FOLDED)
     view = page.locator("#structure-view")
     view.scroll_into_view_if_needed()
-    page.wait_for_selector("#structure-view[data-coloured]")
+    page.wait_for_selector("#structure-view[data-coloured]", timeout=60_000)
     assert view.get_attribute("data-coloured") == str(len(KINASE))
     page.wait_for_timeout(500)
     first = view.screenshot(path=pictures / "structure.png")
@@ -243,6 +243,6 @@ def test_the_tracks_can_be_zoomed(tab: Any, job: Path, pictures: Path) -> None:
     page = open_report(tab, job)
     page.locator(".zoom summary").first.click()
     tracks = page.locator(".zoom-panel").first.locator("nightingale-linegraph-track")
+    page.wait_for_selector(".zoom-panel nightingale-linegraph-track svg path", timeout=60_000)
     assert tracks.count() == 4
-    page.wait_for_selector(".zoom-panel nightingale-linegraph-track svg path")
     page.locator(".zoom").first.screenshot(path=pictures / "zoom.png")

@@ -3,6 +3,7 @@ import * as $3Dmol from "3dmol/build/3Dmol-min.js";
 
 const ANCHORS = [[0x1f, 0x4e, 0x9c], [0x7f, 0xb0, 0xde], [0xf7, 0xf7, 0xf7], [0xf2, 0xae, 0x66], [0xa1, 0x45, 0x00]];
 const UNSEEN = 0xc6ccd6;
+const TOP = 10;
 
 const colour = (share) => {
   const place = ((Math.min(1, Math.max(-1, share)) + 1) / 2) * (ANCHORS.length - 1);
@@ -36,6 +37,10 @@ window.gowhyViewer = (element, structure, tip) => {
       return value === undefined || value === null ? UNSEEN : colour(value / limit);
     };
     viewer.setStyle({}, { cartoon: { colorfunc, arrows: true } });
+    // Sticks at the residues that raise the score most: a ribbon seen edge-on hides its colour.
+    const best = values.map((value, i) => [value ?? 0, i + 1]).filter(([value]) => value > 0)
+      .sort((a, b) => b[0] - a[0]).slice(0, TOP).map(([, position]) => position);
+    viewer.addStyle({ predicate: (atom) => best.includes(of(atom)) }, { stick: { radius: 0.28, colorfunc } });
     viewer.addStyle({ hetflag: true }, { stick: { radius: 0.15 } });
     viewer.setHoverable({}, true,
       (atom, _, event) => {
