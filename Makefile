@@ -8,7 +8,7 @@ MODE ?= in-process
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker test-browser ui clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -36,12 +36,17 @@ serve: setup ## the explanation service on http://127.0.0.1:8080; docs/worker.md
 
 bench-worker: setup ## 32 clients against the service's bound, on SQLite and Postgres; ends with PASS or FAIL
 	@$(PYTHON) -m benchmarks.bench_worker $(ARGS)
+ui: ## build the report's front-end libraries (npm, once); without them reports are plain HTML and SVG
+	@cd services/xai_worker/report/ui && npm ci --no-progress && npm run --silent build
+
+test-browser: setup ## the reports in headless Chromium; screenshots in out/bench/browser
+	@$(PYTHON) -m pytest -m browser $(ARGS)
 
 validate: setup ## check the newest finished run's manifest and every file it names
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 
 test: setup ## the default test suite: minutes, no network, no weights, no GPU
-	@$(PYTHON) -m pytest -m "not slow and not chaos" $(ARGS)
+	@$(PYTHON) -m pytest -m "not slow and not chaos and not browser" $(ARGS)
 
 smoke: setup ## about 100 generated proteins through all nine stages and one explanation
 	@$(PYTHON) -m pytest -m smoke $(ARGS)

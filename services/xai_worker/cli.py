@@ -10,8 +10,13 @@ from typing import Any
 
 from shared import env
 from shared.edge import Parser
+from shared.errors import UsageError
 from shared.progress import set_quiet
 
+EXPORTS = (
+    "json", "parquet", "gff3", "bed", "bedgraph", "uniprot", "nightingale", "chimerax", "pymol", "molviewspec", "svg",
+    "png",
+)  # fmt: skip
 METHODS = ("occlusion", "integrated_gradients", "stacker_parts")
 
 
@@ -36,6 +41,30 @@ def _add_explain(verbs: Any) -> None:
     )
     verb.add_argument(
         "--term", action="append", default=[], metavar="GO:...", help="repeatable; default: each protein's three best"
+    )
+    verb.add_argument(
+        "--proteins",
+        type=Path,
+        metavar="FILE",
+        help="accessions of the run, one a line; or a FASTA of proteins that it has never seen",
+    )
+    verb.add_argument(
+        "--terms", type=Path, metavar="FILE", help="lines GO:... (of every protein) or ACC<tab>GO:... (of that one)"
+    )
+    verb.add_argument("--top-k", type=int, metavar="N", help="best terms of each protein, where none is named (3)")
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    verb.add_argument(
+        "--structure",
+        action="append",
+        default=[],
+        metavar="ACC=FILE",
+        help="repeatable: colour this PDB or mmCIF file in the report and in the exports",
+    )
+    verb.add_argument(
+        "--export",
+        action="append",
+        choices=(*EXPORTS, "none"),
+        help="repeatable: formats below exports/; default: all",
     )
     verb.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
     verb.add_argument(
@@ -158,12 +187,21 @@ def explain(arguments: argparse.Namespace) -> int:
     env_lock, message = env.enforce(env.chosen_policy(arguments.env_policy), force=arguments.force)
     if message and not arguments.quiet:
         print(f"warning: {message}", file=sys.stderr)
-    from services.xai_worker.explain import Machine, explain_manifest  # noqa: PLC0415 - see the module's docstring
+    from services.xai_worker.explain import Machine, Options, explain_manifest  # noqa: PLC0415 - see the docstring
     from services.xai_worker.request import request_of  # noqa: PLC0415
+    from services.xai_worker.wanted import read_wanted_proteins, read_wanted_terms  # noqa: PLC0415
 
+    proteins = None if arguments.proteins is None else read_wanted_proteins(arguments.proteins)
+    terms = None if arguments.terms is None else read_wanted_terms(arguments.terms)
+    if proteins is not None and proteins.records is not None and arguments.protein:
+        raise UsageError("--protein names proteins of the run, --proteins a FASTA file", remedy="Give one of them")
+    if arguments.jobs < 1:
+        raise UsageError(f"--jobs {arguments.jobs}: at least one process is needed", remedy="Leave --jobs out")
     request = request_of(
-        proteins=arguments.protein,
-        terms=arguments.term,
+        proteins=(*arguments.protein, *(proteins.accessions if proteins else ())),
+        terms=(*arguments.term, *(terms.terms if terms else ())),
+        pairs=terms.pairs if terms else (),
+        top_k=arguments.top_k,
         methods=arguments.method or METHODS,
         models=arguments.model,
         windows=arguments.window or (1,),
@@ -172,7 +210,13 @@ def explain(arguments: argparse.Namespace) -> int:
         max_steps=arguments.max_steps,
     )
     machine = Machine(env_lock, arguments.device, arguments.threads, quiet=arguments.quiet)
-    outcome = explain_manifest(arguments.from_manifest, request, machine, sites=arguments.sites)
+    options = Options(
+        exports=tuple(name for name in arguments.export or EXPORTS if name != "none"),
+        structures=_structures(arguments.structure),
+        fasta=arguments.proteins if proteins is not None and proteins.records is not None else None,
+        jobs=arguments.jobs,
+    )
+    outcome = explain_manifest(arguments.from_manifest, request, machine, sites=arguments.sites, options=options)
     if arguments.json:
         print(json.dumps({"folder": str(outcome.folder), "reused": outcome.reused, **outcome.result}, sort_keys=True))
     else:
@@ -180,3 +224,13 @@ def explain(arguments: argparse.Namespace) -> int:
         if outcome.localisation:
             print(f"localisation: {outcome.localisation}")
     return 0
+
+
+def _structures(given: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in given:
+        protein, separator, file = text.partition("=")
+        if not separator or not protein or not file:
+            raise UsageError(f"not ACC=FILE: {text!r}", where="--structure", remedy="Such as P69441=AF-P69441.cif")
+        found[protein] = Path(file)
+    return found

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from shared.env import installed_version
 from shared.manifest import EncoderRecord, EnvLock, Manifest
 
+ComparedWith = Literal["stored", "computed"]
+COMPARED = {
+    "stored": "the scores that the run stored",
+    "computed": "the scores that predict computes for these proteins: the run has never seen them and stored none",
+}
 SOFTWARE = ("torch", "captum", "numpy", "transformers")
 
 
@@ -32,10 +37,14 @@ class Provenance(BaseModel):
     software: dict[str, str]
     device: str
     threads: int
+    data_sha256: dict[str, str] = {}  # config key of each input file, the ontology among them
+    compared_with: ComparedWith = "stored"
+    notes: list[str] = []  # what a reader must know of all explanations of the job
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value, as a page shows them."""
-        weights = [(f"Weights of {item.arch}", item.weights) for item in self.encoders]
+        weights = [(f"Weights of {item.arch}", _weights(item)) for item in self.encoders]
+        data = [(f"{name} (sha256)", digest) for name, digest in sorted(self.data_sha256.items())]
         return [
             ("Run", self.run_id),
             ("Job", self.job_id),
@@ -43,17 +52,26 @@ class Provenance(BaseModel):
             *weights,
             ("Data set", self.dataset),
             ("Ontology", self.ontology_version),
+            *data,
             ("Seeds", json.dumps(self.seeds, sort_keys=True)),
             ("Code of the run", self.train_commit or "not recorded"),
             ("Environment of the run", self.train_env_lock or "without a lock"),
             ("Environment of this explanation", _environment(self.env_lock)),
             ("Software", ", ".join(f"{name} {version}" for name, version in self.software.items())),
             ("Device", f"{self.device}, {self.threads} threads"),
+            ("Parity compares with", COMPARED[self.compared_with]),
         ]
 
 
 def provenance_of(
-    manifest: Manifest, *, job_id: str, ontology_version: str, env_lock: EnvLock, device: str, threads: int
+    manifest: Manifest,
+    *,
+    job_id: str,
+    ontology_version: str,
+    env_lock: EnvLock,
+    device: str,
+    threads: int,
+    compared_with: ComparedWith = "stored",
 ) -> Provenance:
     """Gather the record of one job."""
     dataset, model = manifest.dataset, manifest.model
@@ -74,7 +92,14 @@ def provenance_of(
         },
         device=device,
         threads=threads,
+        data_sha256=dataset.hashes,
+        compared_with=compared_with,
     )
+
+
+def _weights(encoder: EncoderRecord) -> str:
+    digest = (encoder.model_extra or {}).get("weights_sha256")
+    return f"{encoder.weights}, sha256 {digest}" if digest and str(digest) not in encoder.weights else encoder.weights
 
 
 def _environment(lock: EnvLock) -> str:

@@ -29,6 +29,9 @@ class ExplainRequest(BaseModel):
     top_k: int | None = Field(
         None, ge=1, le=1_500, description="best terms of each protein, where none is named; null: 3"
     )
+    pairs: tuple[tuple[Name, Name], ...] = Field(
+        (), max_length=100_000, description="(protein, term): terms of one protein only, beside those of all"
+    )
     methods: tuple[Name, ...] = Field(tuple(EXPLAINERS), min_length=1, max_length=50)
     models: tuple[Name, ...] = Field(
         (), max_length=50, description="such as cnn, mlp/esm2, stacker; empty: all that can be explained"
@@ -50,13 +53,13 @@ class ExplainRequest(BaseModel):
             raise ValueError(f"windows {list(self.windows)} are not all odd and positive")
         return self
 
-    def job_id(self, model_sha256: str, sites_sha256: str | None) -> str:
+    def job_id(self, model_sha256: str, sites_sha256: str | None, *extra: object) -> str:
         """The job id of an in-process explain: equal requests of one model share it.
 
-        The order in which things are named does not count.
+        The order in which things are named does not count. `extra` is what else decides the result's bytes.
         """
         asked = {name: sorted(set(value)) if isinstance(value, tuple) else value for name, value in self}
-        return f"local-{digest_of('explain', REQUEST_VERSION, asked, model_sha256, sites_sha256)[:16]}"
+        return f"local-{digest_of('explain', REQUEST_VERSION, asked, model_sha256, sites_sha256, *extra)[:16]}"
 
 
 def request_of(**values: object) -> ExplainRequest:

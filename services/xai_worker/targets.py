@@ -55,13 +55,12 @@ class Chooser:
         """
         terms = tuple(dict.fromkeys(self.known_term(term) for term in request.terms))
         proteins = tuple(dict.fromkeys(self.known_protein(protein) for protein in request.proteins))
-        if sites is not None and not proteins and not terms:
+        pairs = self._pairs(request, proteins)
+        if sites is not None and not proteins and not terms and not pairs:
             wanted = self._with_sites(sites)
         else:
-            chosen = proteins or tuple(self.best_proteins(terms, request.limit or DEFAULT_PROTEINS))
-            wanted = [
-                (protein, terms or self.best_terms(protein, request.top_k or DEFAULT_TERMS)) for protein in chosen
-            ]
+            chosen = proteins or tuple(pairs) or tuple(self.best_proteins(terms, request.limit or DEFAULT_PROTEINS))
+            wanted = [(protein, self._asked(protein, terms, pairs, request.top_k)) for protein in chosen]
         return [self._target(protein, asked) for protein, asked in wanted[: request.limit]]
 
     def known_protein(self, protein: str) -> str:
@@ -123,6 +122,25 @@ class Chooser:
         if not chosen:
             raise MissingInput("the model has no term but roots", where=self.run.ontology.version)
         return tuple(chosen)
+
+    def _pairs(self, request: ExplainRequest, proteins: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Protein -> the terms that were asked of it alone."""
+        found: dict[str, list[str]] = {}
+        for protein, term in request.pairs:
+            if proteins and protein not in proteins:
+                raise MissingInput(
+                    f"a term is asked of {protein!r}, which is not among the asked proteins",
+                    where="--terms",
+                    remedy="Add it to --proteins, or leave --proteins out",
+                )
+            found.setdefault(self.known_protein(protein), []).append(self.known_term(term))
+        return {protein: tuple(dict.fromkeys(terms)) for protein, terms in found.items()}
+
+    def _asked(
+        self, protein: str, terms: tuple[str, ...], pairs: dict[str, tuple[str, ...]], top_k: int | None
+    ) -> tuple[str, ...]:
+        own = tuple(dict.fromkeys((*terms, *pairs.get(protein, ()))))
+        return own or self.best_terms(protein, top_k or DEFAULT_TERMS)
 
     def best_proteins(self, terms: Sequence[str], count: int) -> list[str]:
         """Test proteins by their best score of a specific term, or of the given terms."""

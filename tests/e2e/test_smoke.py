@@ -177,6 +177,31 @@ def test_explanations_are_whole(out) -> None:
     assert list((explained / "reports").glob("*.html"))
 
 
+def test_a_batch_of_proteins_that_the_run_has_never_seen(out, tmp_path) -> None:
+    """A file holds one test protein under another name, and a new one; scores are those of predict."""
+    test = pd.read_feather(out / "smoke/parsed/test_seq.feather")
+    fasta = tmp_path / "new.fasta"
+    changed = test["sequence"][1][::-1]
+    fasta.write_text(f">NEW1\n{test['sequence'][0]}\n>NEW2\n{changed}\n")
+    asked = ("--top-k", "2", "--model", "cnn", "--model", "stacker", "--export", "gff3")
+    one = explain(out, "--proteins", str(fasta), *asked)
+    lines = [json.loads(line) for line in (one / "explanations.jsonl").read_text().splitlines()]
+    model = TrainedModel.load(out / "smoke/manifest.json")
+    scores = model.predict(Proteins(["NEW1", "NEW2"], [test["sequence"][0], changed], None, [0, 0]))
+    for line in lines:
+        own = scores[["NEW1", "NEW2"].index(line["protein"]), model.ontology.index[line["term"]]]
+        assert line["score"]["probability"] <= own + 1e-4  # propagation only raises
+    assert {line["protein"] for line in lines} == {"NEW1", "NEW2"}
+    page = (one / "reports/NEW1.html").read_text()
+    assert "the run has stored no scores of them" in page
+    # Two processes make the same bytes; a fresh folder, so that nothing is reused.
+    before = {path: sha256_file(one / path) for path in json.loads((one / "result.json").read_bytes())["files"]}
+    shutil.rmtree(one)
+    two = explain(out, "--proteins", str(fasta), *asked, "--jobs", "2")
+    assert two == one
+    assert {path: sha256_file(two / path) for path in before} == before
+
+
 def test_evaluate_agrees_with_the_run(out) -> None:
     done = run(
         [

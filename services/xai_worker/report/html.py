@@ -1,10 +1,10 @@
-"""HTML pages without any outside reference: styles and script stand in the page, and nothing else may load."""
+"""HTML pages without any outside reference: styles, scripts and pictures stand in the page, and nothing else may load."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import re
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,91 +15,116 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from services.xai_worker.explainers.stacker_parts import RELATIONS
+from services.xai_worker.exports import Explained
+from services.xai_worker.naming import safe_name
 from services.xai_worker.provenance import Provenance
-from services.xai_worker.report.view import BAR_HEIGHT, BAR_WIDTH, blocks_of, chart_of, colour_css, track_of
-from services.xai_worker.result import DISCLAIMER, ChannelExplanation, ResidueExplanation
-from shared.digests import sha256_bytes
+from services.xai_worker.report import drawings, graph, section, view
+from services.xai_worker.report.gates import gates_of
+from services.xai_worker.report.summary import residues_text
+from services.xai_worker.report.text import probability_text, signed, source_name
+from services.xai_worker.report.ui import bundle
+from services.xai_worker.result import DISCLAIMER, AnyExplanation, ChannelExplanation, ResidueExplanation
 
 FOLDER = Path(__file__).parent
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# The libraries' elements set style attributes on themselves; no text of ours becomes one.
+_LIBRARY_STYLES = "; style-src-attr 'unsafe-inline'"
 
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
     """One explanation in the index."""
 
-    explanation: ResidueExplanation | ChannelExplanation
+    explanation: AnyExplanation
     report: str  # relative path of the protein's page
 
     @property
     def rests_on(self) -> str:
-        """The strongest residues or channels, as text."""
-        if isinstance(self.explanation, ResidueExplanation):
-            return " ".join(f"{item.residue}{item.position}" for item in self.explanation.top[:5])
-        totals: dict[str, float] = {}
-        for part in self.explanation.parts:
-            totals[part.channel] = totals.get(part.channel, 0.0) + part.value
-        best = sorted(totals.items(), key=lambda item: (-abs(item[1]), item[0]))[:3]
-        return ", ".join(f"{channel} {value:+.2g}" for channel, value in best)
+        """The strongest residues or parts, as text."""
+        item = self.explanation
+        if isinstance(item, ResidueExplanation):
+            return residues_text(item)
+        if isinstance(item, ChannelExplanation):
+            totals: dict[str, float] = {}
+            for part in item.parts:
+                totals[part.channel] = totals.get(part.channel, 0.0) + part.value
+            best = sorted(totals.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:3]
+            return ", ".join(f"{source_name(channel)} {signed(value, 2)}" for channel, value in best)
+        return section.headline(item)
+
+    @property
+    def gates(self) -> dict[str, list[str]]:
+        """Names of the gates by verdict."""
+        found: dict[str, list[str]] = {"pass": [], "fail": [], "unknown": []}
+        for gate in gates_of(self.explanation):
+            found[gate.status].append(gate.name)
+        return found
 
 
 def report_name(protein: str) -> str:
-    """A file name for the protein's page: its id where that is safe, else a safe part of it and a digest."""
-    if _SAFE_NAME.fullmatch(protein):
-        return f"{protein}.html"
-    kept = re.sub(r"[^A-Za-z0-9_-]+", "_", protein)[:40].strip("_-") or "protein"
-    return f"{kept}-{sha256_bytes(protein.encode())[:12]}.html"
+    """A file name for the protein's page."""
+    return f"{safe_name(protein)}.html"
 
 
 def render_report(
-    explanations: Sequence[ResidueExplanation | ChannelExplanation], sequence: str, provenance: Provenance
+    explained: Explained, provenance: Provenance, exports: Mapping[str, Sequence[str]] | None = None
 ) -> str:
-    """The page of one protein; all explanations are of that protein."""
-    ordered = sorted(explanations, key=lambda item: item.term)
-    sections = [_section(list(group)) for _, group in groupby(ordered, key=lambda item: item.term)]
-    sections.sort(key=lambda section: (-(section["first"].score.probability or 0.0), section["first"].term))
+    """The page of one protein.
+
+    Args:
+        explained: every explanation of the protein.
+        provenance: of the job.
+        exports: format -> files written, relative to the job's folder, to link to.
+    """
+    ordered = sorted(explained.explanations, key=lambda item: item.term)
+    sections = [section.section_of(list(group), explained) for _, group in groupby(ordered, key=lambda item: item.term)]
+    sections.sort(key=lambda found: (-(found.first.score.probability or 0.0), found.first.term))
+    data = section.page_data(explained, sections)
     return (
         _environment()
         .get_template("report.html")
         .render(
-            protein=explanations[0].protein,
-            length=len(sequence),
+            protein=explained.protein,
+            name=explained.name,
+            length=len(explained.sequence),
             sections=sections,
-            relations=RELATIONS,
-            bar_width=BAR_WIDTH,
-            bar_height=BAR_HEIGHT,
-            **_frame(provenance),
+            structure=explained.structure,
+            data=_inline_json(data),
+            ticks=drawings.ruler_ticks(len(explained.sequence)),
+            exports=exports or {},
+            zoom=bundle.built("tracks"),
+            **_frame(provenance, bundle.scripts(("tracks",) if explained.structure is None else ("viewer", "tracks"))),
         )
     )
 
 
 def render_index(rows: Sequence[IndexRow], provenance: Provenance, localisation: Mapping[str, Any] | None) -> str:
-    """The table of all explanations of a job."""
-    return _environment().get_template("index.html").render(rows=rows, localisation=localisation, **_frame(provenance))
+    """The table of all explanations of a job, to sort and to search."""
+    frame = _frame(provenance, [])
+    return _environment().get_template("index.html").render(rows=rows, localisation=localisation, **frame)
 
 
-def _section(explanations: list[ResidueExplanation | ChannelExplanation]) -> dict[str, Any]:
-    tracks = [track_of(item) for item in explanations if isinstance(item, ResidueExplanation)]
-    return {
-        "first": explanations[0],
-        "explanations": explanations,
-        "tracks": tracks,
-        "blocks": list(blocks_of(tracks)) if tracks else [],
-        "charts": [chart_of(item) for item in explanations if isinstance(item, ChannelExplanation)],
-    }
+def _inline_json(value: Any) -> Markup:
+    """JSON that cannot end its script element; `<` occurs in JSON only inside texts, which may escape it."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
 
 
-def _frame(provenance: Provenance) -> dict[str, Any]:
-    style = f"{(FOLDER / 'style.css').read_text(encoding='utf-8')}\n{colour_css()}\n"
-    script = (FOLDER / "keys.js").read_text(encoding="utf-8")
+def _frame(provenance: Provenance, libraries: Sequence[str]) -> dict[str, Any]:
+    style = f"{(FOLDER / 'style.css').read_text(encoding='utf-8')}\n{view.colour_css()}\n"
+    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    scripts = [*libraries, script]
+    sources = " ".join(f"'{_source(text)}'" for text in scripts)
     return {
         "provenance": provenance,
+        "untrained": [item for item in provenance.encoders if item.weights.startswith("random-init")],
         "disclaimer": DISCLAIMER,
-        # Both files are ours; their hashes are all that the page's policy lets run.
+        # All of these are our own files; their hashes are all that the page's policy lets run.
         "style": Markup(style),  # noqa: S704
-        "script": Markup(script),  # noqa: S704
-        "policy": f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; base-uri 'none'; form-action 'none'",
+        "scripts": [Markup(text) for text in scripts],  # noqa: S704
+        "policy": (
+            f"default-src 'none'; style-src '{_source(style)}'{_LIBRARY_STYLES if libraries else ''}; "
+            f"script-src {sources}; img-src data:; base-uri 'none'; form-action 'none'"
+        ),
     }
 
 
@@ -117,6 +142,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["signed"] = lambda value: f"{value:+.4g}" if value else "0"
+    environment.filters["signed"] = signed
+    environment.filters["probability"] = probability_text
+    environment.filters["source"] = source_name
     environment.filters["number"] = lambda value: f"{value:.4g}"
+    environment.filters["strongest"] = lambda pairs: max(pairs, key=lambda pair: abs(pair.value))
+    environment.filters["percent"] = lambda value: f"{100 * value:.3g} %"
+    environment.filters["px"] = lambda value: f"{value:.1f}".removesuffix(".0")
+    environment.globals.update(drawings=drawings, graph=graph, view=view)
     return environment

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from services.xai_worker.colours import diverging, hexadecimal
 from services.xai_worker.explainers.stacker_parts import RELATIONS
-from services.xai_worker.result import ChannelExplanation, ResidueExplanation, TopResidue
+from services.xai_worker.report.text import signed
+from services.xai_worker.result import ChannelExplanation, Neighbour, ResidueExplanation, TopResidue
 
 BLOCK_RESIDUES = 60
 SHADES = 10  # of each sign
-# Blue - white - orange: told apart with every common colour vision, and equally dark at both ends.
-ANCHORS = ((0x1F, 0x4E, 0x9C), (0x7F, 0xB0, 0xDE), (0xF7, 0xF7, 0xF7), (0xF2, 0xAE, 0x66), (0xA1, 0x45, 0x00))
 BAR_WIDTH = 420.0  # SVG units, for the whole axis
 BAR_HEIGHT = 18
 BAR_GAP = 8
@@ -97,24 +97,17 @@ class Chart:
     limit: float
     height: int
     note: str | None
+    silent: list[Bar]  # channels that add nothing; drawn nowhere
 
 
 def colour_css() -> str:
     """A class per shade: n10 (darkest blue) .. p0 (white) .. p10 (darkest orange)."""
     rules = []
     for shade in range(-SHADES, SHADES + 1):
-        red, green, blue = _colour(shade / SHADES)
+        colour = hexadecimal(diverging(shade / SHADES))
         text = ";color:#fff" if abs(shade) >= SHADES - 2 else ""
-        rules.append(f".{'n' if shade < 0 else 'p'}{abs(shade)}{{background:#{red:02x}{green:02x}{blue:02x}{text}}}")
+        rules.append(f".{'n' if shade < 0 else 'p'}{abs(shade)}{{background:{colour};fill:{colour}{text}}}")
     return "\n".join(rules)
-
-
-def _colour(value: float) -> tuple[int, int, int]:
-    place = (value + 1) / 2 * (len(ANCHORS) - 1)
-    low = min(int(place), len(ANCHORS) - 2)
-    share = place - low
-    red, green, blue = (round(a + share * (b - a)) for a, b in zip(ANCHORS[low], ANCHORS[low + 1], strict=True))
-    return red, green, blue
 
 
 def track_of(explanation: ResidueExplanation) -> Track:
@@ -162,7 +155,7 @@ def _line(track: Track, start: int, stop: int) -> Line:
 
 
 def _title(residue: str, position: int, value: float | None) -> str:
-    return f"{residue}{position} " + ("not seen by the model" if value is None else f"{value:+.4g}")
+    return f"{residue}{position} " + ("not seen by the model" if value is None else signed(value))
 
 
 def _description(track: Track, start: int, stop: int) -> str:
@@ -173,7 +166,7 @@ def _description(track: Track, start: int, stop: int) -> str:
         return f"{where}: not seen by the model"
     (low, i), (high, j) = min(seen), max(seen)
     sequence = explanation.sequence
-    return f"{where}: highest {sequence[j]}{j + 1} {high:+.3g}, lowest {sequence[i]}{i + 1} {low:+.3g}"
+    return f"{where}: highest {sequence[j]}{j + 1} {signed(high, 3)}, lowest {sequence[i]}{i + 1} {signed(low, 3)}"
 
 
 def chart_of(explanation: ChannelExplanation) -> Chart:
@@ -184,11 +177,14 @@ def chart_of(explanation: ChannelExplanation) -> Chart:
     reach = [max(sum(v for v in row if v > 0), -sum(v for v in row if v < 0)) for row in rows.values()]
     limit = max(reach, default=0.0) or 1.0
     zero, scale = BAR_WIDTH / 2, BAR_WIDTH / 2 / limit
-    bars = [
-        Bar(channel, index * (BAR_HEIGHT + BAR_GAP), sum(row), _segments(channel, row, zero, scale), row)
-        for index, (channel, row) in enumerate(rows.items())
-    ]
-    return Chart(explanation, bars, zero, limit, len(bars) * (BAR_HEIGHT + BAR_GAP), _prior_note(bars))
+    active = [channel for channel, row in rows.items() if any(row)]
+    bars = [_bar(channel, rows[channel], index, zero, scale) for index, channel in enumerate(active)]
+    silent = [_bar(channel, row, 0, zero, scale) for channel, row in rows.items() if channel not in active]
+    return Chart(explanation, bars, zero, limit, len(bars) * (BAR_HEIGHT + BAR_GAP), _prior_note(bars), silent)
+
+
+def _bar(channel: str, row: list[float], index: int, zero: float, scale: float) -> Bar:
+    return Bar(channel, index * (BAR_HEIGHT + BAR_GAP), sum(row), _segments(channel, row, zero, scale), row)
 
 
 def _segments(channel: str, row: Sequence[float], zero: float, scale: float) -> list[Segment]:
@@ -198,7 +194,9 @@ def _segments(channel: str, row: Sequence[float], zero: float, scale: float) -> 
         width = abs(value) * scale
         if value < 0:
             left -= width
-        found.append(Segment(relation, left if value < 0 else right, width, f"{channel}, {relation}: {value:+.3g}"))
+        found.append(
+            Segment(relation, left if value < 0 else right, width, f"{channel}, {relation}: {signed(value, 3)}")
+        )
         if value > 0:
             right += width
     return found
@@ -210,3 +208,21 @@ def _prior_note(bars: Sequence[Bar]) -> str | None:
     if whole == 0 or known / whole <= 0.5:
         return None
     return f"{100 * known / whole:.0f} % of this score rests on existing annotations (GOA), not on the sequence."
+
+
+def alignment_text(neighbour: Neighbour, width: int = BLOCK_RESIDUES) -> str:
+    """The alignment in blocks: query, a line of matches (| equal, * a carried site), neighbour; numbers are 1-based."""
+    own = neighbour.alignment
+    if own is None:
+        return ""
+    sites = {site.position for site in neighbour.sites}
+    at, other = own.query_start, own.neighbour_start
+    lines: list[str] = []
+    for start in range(0, len(own.query), width):
+        query, target = own.query[start : start + width], own.neighbour[start : start + width]
+        first, second, marks = at, other, []
+        for a, b in zip(query, target, strict=True):
+            marks.append("*" if a != "-" and at in sites else "|" if a == b else " ")
+            at, other = at + (a != "-"), other + (b != "-")
+        lines += [f"{first:>6} {query} {at - 1}", f"       {''.join(marks)}", f"{second:>6} {target} {other - 1}", ""]
+    return "\n".join(lines).rstrip()

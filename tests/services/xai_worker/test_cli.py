@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from services.xai_worker.cli import METHODS, build_parser
+from services.xai_worker.cli import EXPORTS, METHODS, build_parser
 from services.xai_worker.explainers import EXPLAINERS
+from services.xai_worker.exports import EXPORTERS
 from shared.edge import main
 
 
@@ -40,3 +41,21 @@ def test_a_manifest_that_is_none_is_80(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "manifest.json").write_text(json.dumps({"manifest_version": "7.0"}))
     assert main(build_parser(), ["explain", "--from-manifest", str(tmp_path / "manifest.json"), "--quiet"]) == 80
     assert "7.0" in capsys.readouterr().err
+
+
+def test_the_exports_are_the_registered_ones() -> None:
+    assert tuple(EXPORTERS) == EXPORTS
+
+
+@pytest.mark.parametrize("argument", ["T1", "=x", "T1="])
+def test_a_structure_is_given_as_accession_and_file(
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["explain", "--from-manifest", str(tmp_path / "m"), "--quiet", "--structure", argument]
+    assert main(build_parser(), command) == 64
+    assert "ACC=FILE" in capsys.readouterr().err
+
+
+def test_no_process_is_64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(build_parser(), ["explain", "--from-manifest", str(tmp_path / "m"), "--jobs", "0", "--quiet"]) == 64
+    assert "--jobs 0" in capsys.readouterr().err
