@@ -103,7 +103,7 @@ def test_the_bundle_and_the_card_arrive_in_one_commit(hub, run) -> None:
 
 def test_what_was_published_comes_back_byte_for_byte(hub, run, tmp_path) -> None:
     publish(run, REPO)
-    folder = Path(snapshot_download(REPO, endpoint=constants.ENDPOINT, cache_dir=tmp_path / "hub"))
+    folder = Path(snapshot_download(REPO, endpoint=constants.ENDPOINT, local_dir=tmp_path / "hub"))
     for name in (*BUNDLE, "model_manifest.json"):
         assert (folder / name).read_bytes() == (run.parent / name).read_bytes()
 
