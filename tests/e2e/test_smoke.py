@@ -339,7 +339,7 @@ def test_a_legacy_pickle_of_the_model_converts_to_one_that_scores_the_same(out, 
 def test_a_published_model_comes_back_and_scores_the_same(out, tmp_path, monkeypatch) -> None:
     with running_hub(monkeypatch):
         done = publish(out / "smoke/manifest.json", "tester/smoke")
-        folder = Path(snapshot_download("tester/smoke", endpoint=constants.ENDPOINT, cache_dir=tmp_path))
+        folder = Path(snapshot_download("tester/smoke", endpoint=constants.ENDPOINT, local_dir=tmp_path / "model"))
     assert "random weights" in (folder / "README.md").read_text()
     assert read_artifact_manifest(out / "smoke/models").huggingface_url == done.url
     proteins = Proteins(["Q"], ["MKVLAAGIVGLLLAQWERTYHDNPCFSTKKGKSMW"])

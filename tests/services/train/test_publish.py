@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from fakes.finished_run import BUNDLE, make_finished_run
 from fakes.hub import running_hub
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, snapshot_download
 
 from services.train.artifact_manifests import write_artifact_manifests
 from services.train.cli_tools import add_publish
@@ -98,6 +99,13 @@ def test_the_bundle_and_the_card_arrive_in_one_commit(hub, run) -> None:
     assert done.changed
     assert done.url == f"{constants.ENDPOINT}/{REPO}/tree/{hub.repos[REPO]['commits'][-1]['oid']}"
     assert read_artifact_manifest(run.parent / "models").huggingface_url == done.url
+
+
+def test_what_was_published_comes_back_byte_for_byte(hub, run, tmp_path) -> None:
+    publish(run, REPO)
+    folder = Path(snapshot_download(REPO, endpoint=constants.ENDPOINT, local_dir=tmp_path / "hub"))
+    for name in (*BUNDLE, "model_manifest.json"):
+        assert (folder / name).read_bytes() == (run.parent / name).read_bytes()
 
 
 def test_an_unchanged_model_moves_no_bytes_and_makes_no_commit(hub, run) -> None:
