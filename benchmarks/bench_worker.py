@@ -37,7 +37,7 @@ from tests.fakes.postgres_server import PostgresServer, missing
 from tests.fakes.published_run import PublishedRun
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CLIENTS, BOUND, SUBMISSIONS, REQUESTS = 32, 100, 3_000, 10_000
+CLIENTS, BOUND, SUBMISSIONS, REQUESTS = 32, 100, 6_000, 10_000
 PROBE_EVERY_S, IDLE_S = 0.005, 4.0
 REFUSAL_SHARE, GET_FACTOR, GROWTH_MIB = 0.5, 3.0, 8.0
 MIB = 1 << 20
@@ -167,10 +167,11 @@ def _clients(port: int, requests: list[bytes], clients: int, results: Any) -> No
     results.put(asyncio.run(_stampede(port, requests, clients)))
 
 
-def _probe(port: int, data: bytes, stop: Event, results: Any) -> None:
+def _probe(port: int, data: bytes, begun: Event, stop: Event, results: Any) -> None:
     async def run() -> list[Answer]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         answers = []
+        begun.set()
         while not stop.is_set():
             answers.append(await _ask(reader, writer, data))
             await asyncio.sleep(PROBE_EVERY_S)
@@ -200,8 +201,10 @@ def stampede(service: Service, requests: list[bytes]) -> list[Answer]:
 @contextmanager
 def probing(service: Service, path: str, into: list[Answer]) -> Iterator[None]:
     """Ask one address all the time, from a process of its own."""
-    stop = multiprocessing.get_context("spawn").Event()
-    process, results = apart(_probe, service.port, service.request("GET", path), stop)
+    context = multiprocessing.get_context("spawn")
+    begun, stop = context.Event(), context.Event()
+    process, results = apart(_probe, service.port, service.request("GET", path), begun, stop)
+    begun.wait(60)
     yield
     stop.set()
     into.extend(results.get(timeout=60))
@@ -234,7 +237,6 @@ def bench(kind: str, service: Service, run: PublishedRun, gates: Gates) -> None:
         time.sleep(IDLE_S)
     meanwhile: list[Answer] = []
     with probing(service, job["self"], meanwhile):
-        time.sleep(1)  # the probe's own start
         answers = stampede(service, [service.request("POST", "/v1/explanations", body)] * SUBMISSIONS)
     with probing(service, job["self"], idle):
         time.sleep(IDLE_S)
@@ -279,6 +281,7 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgres"), action="append", help="default: both")
     kinds = parser.parse_args().database or ["sqlite", "postgres"]
     gates = Gates()
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; another program's load widens every tail")
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="gowhy-bench-") as name:
             folder = Path(name)

@@ -250,8 +250,8 @@ def _failed(job: Mapping[str, Any]) -> int:
     print(f"error: job {job['id']} {job['state']}: {error['message']}", file=sys.stderr)
     if job["state"] == "cancelled":
         return TryAgain.exit_code
-    exit_codes = _exit_codes(GowhyError)
-    return exit_codes.get(error["code"], EXIT_INTERNAL)
+    otherwise = TryAgain.exit_code if error.get("retryable") else EXIT_INTERNAL  # killed, out of memory, timed out
+    return _exit_codes(GowhyError).get(error["code"], otherwise)
 
 
 def _exit_codes(kind: type[GowhyError]) -> dict[str, int]:

@@ -39,7 +39,7 @@ class HttpSettings(BaseModel):
     max_streams: int = Field(64, ge=1, description="open event streams; further ones get 429")
     stream_s: float = Field(3600, gt=0, description="an event stream ends after this; clients resume by Last-Event-ID")
     stream_poll_s: float = Field(0.5, gt=0, description="how often an event stream looks for news")
-    submissions: int = Field(2, ge=1, description="jobs being taken at the same time; further clients wait in line")
+    submissions: int = Field(1, ge=1, description="jobs being taken at the same time; further clients wait in line")
     refusal_s: float = Field(
         0.03, ge=0, le=1, description="a full queue answers no sooner, whoever ignores Retry-After"
     )

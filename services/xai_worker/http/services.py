@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -20,7 +23,7 @@ from services.xai_worker.http_settings import HttpSettings
 from services.xai_worker.intake import Intake
 from services.xai_worker.logs import note
 from services.xai_worker.manifests import Runs
-from services.xai_worker.queue.base import JobQueue, JobRecord, NoSuchJob, OwnerQuota, QueueFull
+from services.xai_worker.queue.base import JobQueue, JobRecord, NoSuchJob, QueueFull
 from services.xai_worker.volume import Volume
 
 JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -31,30 +34,45 @@ class Full:
     """That the queue was full a moment ago.
 
     Clients that ask again at once could keep the event loop from everybody else. So a refusal is answered only after a
-    pause, and as long as one is being held back, the next are refused without asking the database. Whoever got the
-    answer and asks again is never refused from memory.
+    pause; as long as one is held back, and while one request looks again, the others are refused without asking the
+    database. A client that is alone and asks again after its answer always looks itself.
     """
 
     def __init__(self, pause_s: float) -> None:
         self.pause_s = pause_s
         self._until = 0.0
         self._known: tuple[int, int, int] | None = None
+        self._looking = False
 
     def check(self) -> None:
-        """Raise what the last look raised, if that was a moment ago.
+        """Raise what the last look raised, if that was a moment ago or somebody looks again just now.
 
         Raises:
             QueueFull: as many jobs wait as may.
         """
-        if self._known is not None and time.monotonic() < self._until:
+        if self._known is not None and (self._looking or time.monotonic() < self._until):
             raise QueueFull(*self._known)
 
-    async def hold(self, error: QueueFull | OwnerQuota) -> None:
-        """Remember a full queue, and let the refused client wait."""
-        if isinstance(error, QueueFull) and time.monotonic() >= self._until:
-            self._known = (error.waiting, error.bound, error.retry_after_s)
-            self._until = time.monotonic() + self.pause_s
-        await anyio.sleep(self.pause_s)
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Around a look; one that finds room forgets."""
+        self._looking = True
+        before = self._until
+        try:
+            yield
+        finally:
+            self._looking = False
+        if self._until == before:
+            self._known = None
+
+    def remember(self, error: QueueFull) -> None:
+        """Note what a look found; at once, so that those who stand in line need not look."""
+        self._known = (error.waiting, error.bound, error.retry_after_s)
+        self._until = time.monotonic() + self.pause_s
+
+    async def hold(self) -> None:
+        """Let a refused client wait; not all the same time, else they all come back together."""
+        await anyio.sleep(self.pause_s * random.uniform(1, 1.5))  # noqa: S311 - nothing secret
 
 
 @dataclass

@@ -72,7 +72,7 @@ async def submit(request: Request, caller: Submitter, services: WithServices, ke
         accepted = await _accept(services, body, caller, key, _trace_of(request))
     except (QueueFull, OwnerQuota) as error:
         services.metrics.refused.labels(error.code).inc()
-        await services.full.hold(error)
+        await services.full.hold()
         raise
     note(job_id=accepted.job.id)
     headers = {"Location": path_of(accepted.job.id), "ETag": etag_of(accepted.job)}
@@ -136,7 +136,8 @@ async def _accept(services: Services, body: bytes, caller: Caller, key: str | No
     if key is None:
         services.full.check()
     look = partial(_look, services, body, caller, key)
-    asked, accepted = await to_thread.run_sync(look, limiter=services.looking)
+    with services.full.looking():
+        asked, accepted = await to_thread.run_sync(look, limiter=services.looking)
     if accepted is not None:
         return accepted
     take = partial(_take, services, asked, caller, key, trace)
@@ -158,15 +159,22 @@ async def _json_body(request: Request) -> bytes:
 def _look(services: Services, body: bytes, caller: Caller, key: str | None) -> tuple[Asked, Accepted | None]:
     """Read the body; a replay, or a full queue, is answered without a look at the run."""
     asked = Asked(body)
-    return asked, services.queue.precheck(caller.name, key, asked.fingerprint)
+    try:
+        return asked, services.queue.precheck(caller.name, key, asked.fingerprint)
+    except QueueFull as error:
+        services.full.remember(error)
+        raise
 
 
 def _take(services: Services, asked: Asked, caller: Caller, key: str | None, trace: str | None) -> Accepted:
-    return services.queue.submit(
-        services.intake.submission(
-            asked, owner=caller.name, idempotency_key=key, request_id=request_id(), traceparent=trace
-        )
-    )
+    if key is None:
+        services.full.check()  # it may have filled while this one stood in line
+    about = {"owner": caller.name, "idempotency_key": key, "request_id": request_id(), "traceparent": trace}
+    try:
+        return services.queue.submit(services.intake.submission(asked, **about))
+    except QueueFull as error:
+        services.full.remember(error)
+        raise
 
 
 def _trace_of(request: Request) -> str | None:

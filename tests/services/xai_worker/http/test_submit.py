@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def _unpacks_to_too_much(run: PublishedRun) -> None:
     batch = pa.record_batch([pa.concat_arrays([zeros] * 256), pa.array(range(256))], names=["sequence", "id"])
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(path, batch.schema, options=options) as file:
-        for _ in range(9):
+        for _ in range(8):
             file.write_batch(batch)
     assert path.stat().st_size < 2 << 20
     stages = run.value["stages"]
@@ -318,6 +319,25 @@ def test_at_the_bound_the_next_is_429(client: TestClient, queue: MemoryQueue, ru
     assert len(queue.jobs) == queue.bound
     queue.begin(next(iter(queue.jobs)))
     assert client.post(URL, json={"run_id": run.run_id}).status_code == 202
+
+
+def test_a_stampede_on_a_full_queue_does_not_reach_the_database(
+    app_with: Callable[..., TestClient], queue: MemoryQueue, run: PublishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    precheck = queue.precheck
+    monkeypatch.setattr(queue, "precheck", lambda *asked: (looks.append(asked), precheck(*asked))[1])
+    queue.bound = 0
+    with app_with(refusal_s=0.3) as client, ThreadPoolExecutor(16) as pool:  # one event loop for all of them
+        answers = list(pool.map(lambda _: client.post(URL, json={"run_id": run.run_id}), range(32)))
+        assert {answer.status_code for answer in answers} == {429}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+        assert len(looks) < 16
+        queue.bound = 1  # whoever asks after the answer finds out at once
+        assert client.post(URL, json={"run_id": run.run_id}).status_code == 202
+        keyed = client.post(URL, json={"run_id": run.run_id}, headers={"Idempotency-Key": "new"})
+        assert keyed.status_code == 429
+        assert 'gowhy_submissions_refused_total{code="queue_full"} 33.0' in client.get("/metrics").text
 
 
 def test_a_token_with_too_many_jobs_is_429(client: TestClient, queue: MemoryQueue, run: PublishedRun) -> None:
