@@ -54,10 +54,11 @@ def test_a_killed_and_repeated_job_gives_the_same_bytes(out: Path, tmp_path: Pat
     )  # fmt: skip
     environment = {**os.environ, **settings.environment(), "GOWHY_ENV_POLICY": "warn"}
     log = tmp_path / "log"
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "services.xai_worker", "serve", "--role", "worker"], cwd=REPOSITORY, env=environment,
-        stdin=subprocess.PIPE, stderr=log.open("wb"), start_new_session=True,
-    )  # fmt: skip
+    with log.open("wb") as stderr:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "services.xai_worker", "serve", "--role", "worker"], cwd=REPOSITORY,
+            env=environment, stdin=subprocess.PIPE, stderr=stderr, start_new_session=True,
+        )  # fmt: skip
     queue = open_queue(settings)
     try:
         asked = {"limit": 1}
