@@ -67,7 +67,7 @@ def check(run_folder: Path, work: Path) -> None:
     kept: list[int] = []
     for _ in range(KILLS):
         process = start(command(run_folder, wanted))
-        time.sleep(generator.uniform(0.5, 0.9) * duration)
+        time.sleep(generator.uniform(0.4, 0.6) * duration)
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)  # the parent alone: its children must end by themselves
         process.wait()
