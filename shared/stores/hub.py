@@ -47,7 +47,10 @@ class HubTransport:
         errors = self.hub.errors
         where = f"{self.dataset}: {where}" if where else self.dataset
         try:
-            yield
+            try:
+                yield
+            except RuntimeError as error:  # an upload's failure comes wrapped
+                raise error.__cause__ or error from None
         except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
             raise MissingObject(str(error).splitlines()[0], where=where) from error
         except errors.HfHubHTTPError as error:

@@ -54,6 +54,8 @@ class Handler(BaseHTTPRequestHandler):
     """Faults: `op` is `commit`, `lfs` (upload of content), `resolve` (download) or `info`."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
     state: State
 
     def log_message(self, *args: Any) -> None:
@@ -126,7 +128,8 @@ class Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.data)
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
         if name in self.state.repositories:
-            return self.refuse(409, "You already created this model repo")
+            # the real answer names the repository, too: the client reads it with exist_ok
+            return self.answer(409, {"error": "You already created this model repo", "url": f"{self.base}/{name}"})
         private = bool(wanted.get("private", wanted.get("visibility") == "private")) and not self.state.force_public
         first = {"oid": hashlib.sha1(name.encode()).hexdigest(), "files": {}}
         self.state.repositories[name] = {"private": private, "commits": [first]}

@@ -40,6 +40,8 @@ class Hangup(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
     state: State
 
     def log_message(self, *args: Any) -> None:

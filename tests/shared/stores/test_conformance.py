@@ -60,6 +60,7 @@ class TestKaggle(StoreContract):
 
 
 @pytest.mark.stores
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # the client's own, to its HTTP library
 class TestHub(StoreContract):
     @pytest.fixture
     def make_backend(self, hub_stub) -> Callable[[], Backend]:
