@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -135,7 +136,12 @@ class S3Backend(Backend):
         self.stub = stub
 
     def transport(self, part: Part, cache: Path) -> Transport:
-        return KeyValueTransport(ObjectValues(f"s3://{BUCKET}/{self.name}"), "" if part == "core" else f"{part}/")
+        return KeyValueTransport(self.values, "" if part == "core" else f"{part}/")
+
+    @functools.cached_property
+    def values(self) -> ObjectValues:
+        """One client for all: making one takes most of a second."""
+        return ObjectValues(f"s3://{BUCKET}/{self.name}")
 
     def key(self, part: Part, name: str) -> str:
         return f"{self.name}/{name}" if part == "core" else f"{self.name}/{part}/{name}"
@@ -218,6 +224,7 @@ class HubBackend(Backend):
     def __init__(self, stub: HubStub) -> None:
         super().__init__()
         self.stub = stub
+        stub.state.lfs.clear()  # content is known to the whole Hub, and every test stores the same
 
     def transport(self, part: Part, cache: Path) -> Transport:
         return HubTransport(f"tester/{self.name}-{PARTS[part]}", self.stub.url)

@@ -25,6 +25,7 @@ CREDENTIALS = {
 
 class Quiet(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         pass
