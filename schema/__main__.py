@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from services.xai_worker.result import Explanation
 from shared.config import Config
 from shared.manifest import Manifest
+from shared.stores.manifest import StoreManifest
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -18,6 +19,7 @@ SCHEMAS: dict[str, Any] = {
     "config.schema.json": Config,
     "manifest.v1.json": Manifest,
     "explanation.v1.json": Explanation,
+    "store_manifest.v1.json": StoreManifest,
 }
 
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from services.train.store_cli import add_store
 from shared import env
 from shared.atomic import write_json
 from shared.config import Config
@@ -33,6 +34,7 @@ def build_parser() -> Parser:
     _add_status(verbs)
     _add_predict(verbs)
     _add_evaluate(verbs)
+    add_store(verbs)
     return parser
 
 

@@ -97,7 +97,7 @@ class Session:
         return {s.id: s.fingerprint for s in manifest.stages} == {c.stage: c.fingerprint for c in checkpoints.values()}
 
     def _store(self) -> Store:
-        return open_store(self.config.store.url, self.config.paths.out / "cache")
+        return open_store(self.config.store.url, self.config.paths.out / "cache", self.config.store)
 
     def _runner(self, log: Logger, store: Store) -> Runner:
         device = resolve_device(self.config.device)

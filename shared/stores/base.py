@@ -77,6 +77,10 @@ class Transient(ServiceUnavailable):
         self.retry_after = retry_after
 
 
+class DamagedBody(IntegrityError):
+    """The client library's own checksum found other bytes than were stored."""
+
+
 class Moved(TryAgain):
     """The dataset is not at the version that a commit was based on."""
 
@@ -97,6 +101,7 @@ class Traits:
     `early_read`: uploaded bytes can be read back before the commit that names them.
     `keeps_bytes`: identical content cannot be replaced under its name (a damaged object is stored salted).
     `pack_below`: objects smaller than this many bytes travel together in one file; 0 never.
+    `mountable`: a version's files can be attached to a notebook as a folder.
     `suffix`: ends an object's file name, for places that look at suffixes.
     """
 
@@ -107,6 +112,7 @@ class Traits:
     suffix: str = ""
     writable: bool = True
     removable: bool = True
+    mountable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

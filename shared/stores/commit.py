@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from shared.atomic import write_json
 from shared.checkpoint import Checkpoint
 from shared.digests import digest_of
-from shared.errors import CannotWrite, IntegrityError, NotPermitted, ServiceUnavailable
+from shared.errors import CannotWrite, GowhyError, IntegrityError, NotPermitted, ServiceUnavailable
 from shared.stores.base import Meter, Moved, Part, Push, StoreConflict, Transient
 from shared.stores.inspection import problem_of
 from shared.stores.manifest import Location, StoreManifest, parse_manifest, push_id_of
@@ -37,7 +37,7 @@ class Change:
     message: str
     checkpoint: Checkpoint | None = None
     locations: dict[str, Location] = field(default_factory=dict)
-    parts: dict[Part, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
     edit: Callable[[StoreManifest], None] = lambda _manifest: None
 
     def apply(self, manifest: StoreManifest) -> None:
@@ -152,7 +152,7 @@ def make_visible(
     """One version with this manifest; None when the dataset moved and the manifest has to be made again."""
     transport, patience = store.transport(part), store.patience
     data = manifest.to_bytes()
-    failure: Exception | None = None
+    failure: GowhyError = ServiceUnavailable("no commit was tried", where=transport.dataset)
     for wait_s in (0.0, *patience.waits()):
         time.sleep(wait_s)
         if patience.call(transport.head) != base.version:
@@ -177,7 +177,6 @@ def make_visible(
                     remedy="The remote may be slow, or the quota used up; look there, then run again",
                 )
         return version
-    assert failure is not None  # the loop ends early unless a commit failed
     raise failure
 
 

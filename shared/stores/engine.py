@@ -61,6 +61,7 @@ class ContentStore:
         connect: Callable[[Part], Transport],
         cache: Path | None = None,
         config: StoreConfig | None = None,
+        *,
         patience: Patience | None = None,
         mount: Snapshot | None = None,
     ) -> None:

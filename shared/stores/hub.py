@@ -36,7 +36,7 @@ class HubTransport:
             import huggingface_hub  # noqa: PLC0415 - only with the Hub
         except ImportError as error:
             raise MissingInput(f"{error}", where="hf://", remedy="Install huggingface_hub (make setup)") from error
-        self.hub = huggingface_hub
+        self.hub: Any = huggingface_hub
         self.api = huggingface_hub.HfApi(endpoint=endpoint)  # None: HF_ENDPOINT, else the public Hub
         self.dataset = repository
         self._additions: dict[str, Any] = {}
@@ -93,14 +93,15 @@ class HubTransport:
 
     def read(self, version: str, name: str, start: int, length: int) -> Iterator[bytes]:
         """See Transport."""
-        from huggingface_hub.utils import build_hf_headers, get_session  # noqa: PLC0415
-
+        utils = self.hub.utils
         url = self.hub.hf_hub_url(self.dataset, name, revision=version, endpoint=self.api.endpoint)
-        headers = {**build_hf_headers(), **({"Range": f"bytes={start}-{start + length - 1}"} if start else {})}
+        headers = {**utils.build_hf_headers(), **({"Range": f"bytes={start}-{start + length - 1}"} if start else {})}
         with (
             self._translated(name),
-            get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer,
+            utils.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer,
         ):
+            if answer.status_code == 416:  # the range begins where the file ends
+                return
             if answer.status_code not in (200, 206):
                 self._raise_for(answer.status_code, answer.headers, f"{self.dataset}: {name}", "")
             skip = start if answer.status_code == 200 else 0
@@ -151,7 +152,7 @@ class HubTransport:
             found = self.api.get_paths_info(self.dataset, [name], revision=version)
         if not found:
             raise MissingObject(f"no {name}", where=self.dataset)
-        return int(found[0].size), None
+        return int(getattr(found[0], "size", 0)), None
 
     def names(self) -> Iterator[tuple[str, float]]:
         """See Transport; a commit adds its files at once, so none is of a push that is under way."""
@@ -193,5 +194,5 @@ def open_hub(url: str, cache: Path, config: StoreConfig) -> ContentStore:
         lambda part: HubTransport(f"{owner}/{slug}-{PARTS[part]}"),
         cache,
         config,
-        Patience(deadline_s=config.deadline_s),
+        patience=Patience(deadline_s=config.deadline_s),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Literal
 
-from shared.stores.base import MissingObject, Transient
+from shared.stores.base import DamagedBody, MissingObject, Transient
 from shared.stores.manifest import Location
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def problem_of(store: ContentStore, sha256: str, location: Location | None, dept
         return None if store.patience.call(lambda: _hash(store, location)) == sha256 else "damaged"
     except MissingObject:
         return "missing"
+    except DamagedBody:
+        return "damaged"
 
 
 def _hash(store: ContentStore, location: Location) -> str:

@@ -39,7 +39,7 @@ MAX_MANIFEST_BYTES = 256 << 20
 class KaggleTransport:
     """One Kaggle Dataset."""
 
-    traits = Traits(cas=False, early_read=False, pack_below=1 << 20, suffix=".bin", removable=False)
+    traits = Traits(cas=False, early_read=False, pack_below=1 << 20, suffix=".bin", removable=False, mountable=True)
 
     def __init__(self, owner: str, slug: str, cache: Path, patience: Patience) -> None:
         self.owner, self.slug, self.patience = owner, slug, patience
@@ -144,7 +144,7 @@ class KaggleTransport:
             address = self._address(version, name)
             with translated(where):
                 answer = self.session.get(address, headers=headers, stream=True)
-            if answer.status_code in (200, 206):
+            if answer.status_code in (200, 206, 416):  # 416: the range begins where the file ends
                 return answer
             self._signed.pop((version, name), None)
             answer.close()
@@ -159,6 +159,7 @@ class KaggleTransport:
             return
         answer = self._get(version, name, {"Range": f"bytes={start}-{start + length - 1}"} if start else {})
         skip = start if answer.status_code == 200 else 0
+        length = 0 if answer.status_code == 416 else length
         with answer, translated(f"{self.dataset}/{version}: {name}"):
             for whole in answer.iter_content(BLOCK_BYTES):
                 block = whole[skip : skip + length]
@@ -264,7 +265,7 @@ class KaggleTransport:
         """See Transport; nothing can be removed from a version, so nothing is listed."""
         yield from ()
 
-    def remove(self, names: list[str], version: str) -> None:
+    def remove(self, names: list[str], version: str) -> None:  # noqa: ARG002 - refused
         """Refused."""
         raise NotPermitted("Kaggle keeps the files of every version", where=self.dataset)
 
@@ -323,6 +324,6 @@ def open_kaggle(url: str, cache: Path, config: StoreConfig) -> ContentStore:
         lambda part: KaggleTransport(owner, f"{slug}-{PARTS[part]}", cache, patience),
         cache,
         config,
-        patience,
-        mount,
+        patience=patience,
+        mount=mount,
     )

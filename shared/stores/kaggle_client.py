@@ -88,7 +88,8 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
-        response = error.response
+        if (response := error.response) is None:
+            raise Transient(str(error), where=where) from error
         raise_for(_code(response), response, where, str(error))
     except (requests.RequestException, ConnectionError) as error:
         raise Transient(f"{type(error).__name__}: {error}", where=where) from error

@@ -17,6 +17,7 @@ from shared.errors import from_os_error
 from shared.stores.base import Meter, MissingObject
 from shared.stores.engine import ContentStore
 from shared.stores.keyvalue import BLOCK_BYTES, KeyValueTransport
+from shared.stores.retry import Patience
 
 
 class FolderValues:
@@ -102,6 +103,7 @@ class LocalStore(ContentStore):
             lambda part: KeyValueTransport(values, "" if part == "core" else f"{part}/"),
             cache,
             config,
+            patience=Patience(attempts=4, wait_s=0.01, settle_s=0.0, poll=(0.01, 1.0)),  # a disk answers or fails
         )
 
     @classmethod

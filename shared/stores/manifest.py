@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -61,8 +61,7 @@ class StoreManifest(Document):
     parent: str | None = None
     created_at: str = ""  # for people; nothing is ordered by time
     message: str = ""
-    kind: Literal["push", "repair", "gc", "freeze", ""] = ""
-    bytes: int = 0
+    kind: str = Field("", description="push, repair, gc or freeze")
     entries: list[Entry] = []
     objects: dict[str, Location] = {}  # by sha256
     parts: dict[str, str] = Field({}, description="the version of each further dataset that this one was made with")
@@ -101,7 +100,7 @@ class StoreManifest(Document):
         copy = self.model_copy(deep=True)
         copy.push_id, copy.parent, copy.seq = uuid.uuid4().hex, parent, self.seq + 1
         copy.created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        copy.kind, copy.message, copy.bytes = kind, message, 0  # type: ignore[assignment] - validated on reading
+        copy.kind, copy.message = kind, message
         copy.files = {}
         return copy
 

@@ -10,6 +10,7 @@ from shared.config.root import StoreConfig
 from shared.stores.base import Meter, MissingObject
 from shared.stores.engine import ContentStore
 from shared.stores.keyvalue import BLOCK_BYTES, KeyValueTransport
+from shared.stores.retry import Patience
 
 
 class DictValues:
@@ -69,7 +70,11 @@ class MemoryStore(ContentStore):
         values = DictValues()
         self.data = values.data
         super().__init__(
-            "memory://", lambda part: KeyValueTransport(values, "" if part == "core" else f"{part}/"), cache, config
+            "memory://",
+            lambda part: KeyValueTransport(values, "" if part == "core" else f"{part}/"),
+            cache,
+            config,
+            patience=Patience(attempts=4, wait_s=0.01, settle_s=0.0, poll=(0.01, 1.0)),
         )
 
     @classmethod

@@ -1,5 +1,7 @@
 """`mount:///path` - a frozen snapshot as a read-only store, without network."""
 
+# ruff: noqa: ARG002 - a read-only dataset ignores most of what it is told
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +31,7 @@ class MountTransport:
         """See Transport."""
         return (self.snapshot.root / MANIFEST_NAME).read_bytes() if version == self.snapshot.version else None
 
-    def skipped(self, parent: str | None, version: str) -> list[str]:  # noqa: ARG002 - one version only
+    def skipped(self, parent: str | None, version: str) -> list[str]:
         """See Transport."""
         return []
 

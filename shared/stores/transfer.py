@@ -19,7 +19,7 @@ from shared.atomic import atomic_path, fsync_path
 from shared.digests import CHUNK_BYTES
 from shared.errors import IntegrityError, from_os_error
 from shared.progress import progress
-from shared.stores.base import Meter, Transient
+from shared.stores.base import DamagedBody, Meter, Transient
 from shared.stores.retry import Patience
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def fetch(wanted: Wanted, target: Path, parts: Path, patience: Patience, meter: 
 def _receive(wanted: Wanted, part: Path, meter: Meter) -> str:
     """Append what is missing to the part file; the sha256 of the whole."""
     digest = hashlib.sha256()
-    done = 0
+    done = before = 0
     try:
         with part.open("a+b", buffering=0) as file:
             if part.stat().st_size > wanted.size:
@@ -105,16 +105,21 @@ def _receive(wanted: Wanted, part: Path, meter: Meter) -> str:
             while block := file.read(CHUNK_BYTES):
                 digest.update(block)
                 done += len(block)
+            before = done
             if done < wanted.size:
                 for block in wanted.read(done):
                     file.write(block)
                     digest.update(block)
                     done += len(block)
                     meter(len(block))
+    except DamagedBody:
+        return "other bytes (a checksum on the way differs)"
     except (ConnectionError, TimeoutError) as error:
         raise Transient(str(error), where=wanted.where) from error
     except OSError as error:
         raise from_os_error(error, str(part)) from error
+    if done < wanted.size and done == before:
+        return f"only {done} of {wanted.size} bytes"  # it ended there before: the stored file is short
     if done < wanted.size:
         raise Transient(f"got {done} of {wanted.size} bytes", where=wanted.where)
     return digest.hexdigest()

@@ -13,15 +13,15 @@ from typing import Any
 
 from shared.atomic import write_bytes
 from shared.checkpoint import Checkpoint, Output
-from shared.errors import NotPermitted
-from shared.stores.base import MANIFEST_NAME, Part
-from shared.stores.commit import Change, publish
+from shared.errors import IntegrityError, NotPermitted, UsageError
+from shared.stores.base import MANIFEST_NAME, Blob, MissingObject, Part
+from shared.stores.commit import Change, commit, publish, upload_all
 from shared.stores.engine import ContentStore, State
 from shared.stores.inspection import Depth, problem_of
 from shared.stores.manifest import StoreManifest
-from shared.stores.packing import Source
-from shared.stores.snapshot import FILES
-from shared.stores.transfer import run_batch
+from shared.stores.packing import Package, Source
+from shared.stores.snapshot import FILES, Snapshot
+from shared.stores.transfer import hash_file, run_batch
 
 GRACE_S = 24 * 3600.0
 
@@ -151,18 +151,36 @@ def gc(
     state = store.state()
     dropped = superseded(state.manifest, keep)
     report.checkpoints = [f"{stage}/{fingerprint}" for stage, fingerprint in dropped]
-    if dropped and not dry_run:
-
-        def edit(manifest: StoreManifest) -> None:
-            manifest.entries = [entry for entry in manifest.entries if entry.key not in set(dropped)]
-            used = {output.sha256 for c in manifest.checkpoints(store.url) for output in c.outputs}
-            manifest.objects = {sha: where for sha, where in manifest.objects.items() if sha in used}
-
-        publish(store, "core", state, Change("gc", f"drop {len(dropped)} checkpoints", edit=edit), [])
+    if not dry_run:
+        _forget(store, set(dropped))
     history = [one for _, one in zip(range(max(1, versions)), walk(store), strict=False)]
     for part in ("core", "embeddings"):
         _sweep(store, part, history, grace_s, report)
     return report
+
+
+def _forget(store: ContentStore, dropped: set[tuple[str, str]]) -> None:
+    """Take checkpoints, and objects of which none is left, out of the manifests; the files go afterwards."""
+    removable = store.transport().traits.removable
+    used: set[str] = set()
+
+    def edit_core(manifest: StoreManifest) -> None:
+        manifest.entries = [entry for entry in manifest.entries if entry.key not in dropped]
+        used.update(output.sha256 for c in manifest.checkpoints(store.url) for output in c.outputs)
+        if removable:
+            manifest.objects = {sha: where for sha, where in manifest.objects.items() if sha in used}
+
+    def edit_part(manifest: StoreManifest) -> None:
+        manifest.objects = {sha: where for sha, where in manifest.objects.items() if sha in used}
+
+    core = store.state()
+    trial = core.manifest.model_copy(deep=True)
+    edit_core(trial)
+    if trial != core.manifest:
+        publish(store, "core", core, Change("gc", f"drop {len(dropped)} checkpoints", edit=edit_core), [])
+    there = store.state("embeddings")
+    if removable and not set(there.manifest.objects) <= used:
+        publish(store, "embeddings", there, Change("gc", "drop what core does not name", edit=edit_part), [])
 
 
 def superseded(manifest: StoreManifest, keep: int | None) -> list[tuple[str, str]]:
@@ -284,6 +302,47 @@ def freeze(store: ContentStore, folder: Path, *, version: str | None = None) -> 
     manifest = frozen_manifest(state, current)
     write_bytes(folder / MANIFEST_NAME, manifest.to_bytes())
     return {"folder": str(folder), "version": state.version, "files": len(outputs), "bytes": brought}
+
+
+def attach(store: ContentStore, folder: Path) -> dict[str, Any]:
+    """Publish a frozen folder as a version of the core dataset, for a notebook that mounts it offline.
+
+    Every file is sent, as a plain one. The version's manifest names the same objects as before, so that pulls
+    and later pushes go on as if it were not there.
+
+    Returns:
+        The version, and `changed`: files that the remote does not serve as they were sent (it may unpack
+        archives); a reader of the mount takes those from the network.
+
+    Raises:
+        UsageError: the backend's versions cannot be mounted.
+    """
+    transport = store.transport()
+    if not transport.traits.mountable:
+        raise UsageError(f"{store.url} cannot be mounted", remedy="Copy the frozen folder to where it is needed")
+    files = Snapshot(folder).manifest.files
+    packages = []
+    for path, sha256 in sorted(files.items()):
+        found, md5, size = hash_file(folder / FILES / path)
+        if found != sha256:
+            raise IntegrityError(f"{path} is not what was frozen", where=str(folder), remedy="Freeze again")
+        if size:
+            packages.append(Package(Blob(f"{FILES}/{path}", folder / FILES / path, size, sha256, md5), {}))
+    uploads = upload_all(store, "core", packages, "freeze")
+
+    def edit(manifest: StoreManifest) -> None:
+        manifest.files = dict(files)
+
+    done = commit(store, "core", store.state(), Change("freeze", "plain files of every stage", edit=edit), uploads)
+    changed = []
+    for one in packages:
+        try:
+            whole = store.patience.call(lambda one=one: transport.holds(done.version or "", one.blob.name))  # type: ignore[misc]
+        except MissingObject:
+            whole = (-1, None)
+        if whole[1] != one.blob.md5:
+            changed.append(one.blob.name)
+    return {"version": done.version, "files": len(packages), "changed": changed}
 
 
 def frozen_manifest(state: State, current: Mapping[str, Checkpoint]) -> StoreManifest:

@@ -244,7 +244,10 @@ class StoreContract:
     # -- two writers ---------------------------------------------------------------------------------------------
 
     def test_disjoint_stages_of_two_writers_merge(self, backend, store, other, stage, tmp_path) -> None:
-        mine, theirs = make_run(tmp_path / "a", "a", stage=stage), make_run(tmp_path / "b", "b", stage="stage_08_stacker")
+        mine, theirs = (
+            make_run(tmp_path / "a", "a", stage=stage),
+            make_run(tmp_path / "b", "b", stage="stage_08_stacker"),
+        )
         barrier = threading.Barrier(2)
         errors: list[BaseException] = []
 

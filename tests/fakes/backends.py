@@ -47,7 +47,7 @@ class Backend:
             lambda part: wrap(self.transport(part, cache)),
             cache,
             StoreConfig(**{"parallel": 2, **config}),
-            QUICK,
+            patience=QUICK,
         )
 
     def flip(self, store: ContentStore, sha256: str) -> None:
