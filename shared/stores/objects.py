@@ -120,7 +120,7 @@ class _Steps:
     def __init__(self, meter: Meter) -> None:
         self.meter, self.seen = meter, 0
 
-    def __call__(self, size: int | None, value: int, **_more: Any) -> None:
+    def __call__(self, size: int | None, value: int, **_more: Any) -> None:  # noqa: ARG002 - fsspec tells both
         """The total so far is `value`."""
         self.meter(value - self.seen)
         self.seen = value
