@@ -41,7 +41,7 @@ def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_every_verb_of_the_design_is_there() -> None:
-    assert set(VERBS) == set(["push", "pull", "status", "diff", "verify", "repair", "gc", "freeze", "log", "publish"])
+    assert set(VERBS) == {"push", "pull", "status", "diff", "verify", "repair", "gc", "freeze", "log", "publish"}
 
 
 def test_push_says_what_it_would_send_then_sends_it_then_nothing(call, run_folder, tmp_path) -> None:
