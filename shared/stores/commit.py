@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from shared.atomic import write_json
 from shared.checkpoint import Checkpoint
 from shared.digests import digest_of
 from shared.errors import CannotWrite, GowhyError, IntegrityError, NotPermitted, ServiceUnavailable
-from shared.stores.base import Meter, Moved, Part, Push, StoreConflict, Transient
+from shared.stores.base import Meter, MissingObject, Moved, Part, Push, StoreConflict, Transient
 from shared.stores.inspection import problem_of
 from shared.stores.manifest import Location, StoreManifest, parse_manifest, push_id_of
 from shared.stores.packing import Package, Source, package
@@ -221,31 +221,40 @@ def others_between(store: ContentStore, part: Part, base: str | None, version: s
 
 def verify_sent(store: ContentStore, part: Part, packages: list[Package], sources: list[Source]) -> None:
     """Check what a commit brought where it can only be read afterwards; send damaged files again, as a new version."""
-    expected = {sha for one in packages for sha in one.members}
-    for _ in range(MENDING_TRIES):
-        state = store.state(part)
-        bad = {sha for sha in sorted(expected) if problem_of(store, sha, state.manifest.objects.get(sha)) is not None}
+    for last in (False,) * MENDING_TRIES + (True,):
+        bad = damaged_of(store, part, packages)
         if not bad:
             return
         store.damaged |= bad
-        again = [source for source in sources if source.sha256 in bad]
-        with work_folder(store) as work:
-            repeated = package(again, store.transport(part).traits, work, store.damaged)
-            uploads = upload_all(store, part, repeated, "send again")
-            change = Change("repair", "send again what arrived damaged")
-            for one in repeated:
-                change.locations.update(one.locations(part, None))
-            commit(store, part, state, change, uploads)
-        store.damaged -= bad
-    state = store.state(part)
-    for sha in sorted(expected):
-        if (problem := problem_of(store, sha, state.manifest.objects.get(sha))) is not None:
-            store.damaged.add(sha)
+        if last:
             raise IntegrityError(
-                f"object {sha} is {problem} in the store, also after sending it again",
+                f"{len(bad)} objects are damaged in the store, also after sending them again: {min(bad)}",
                 where=store.transport(part).dataset,
                 remedy="Check the connection, then run `store repair`",
             )
+        with work_folder(store) as work:
+            again = [source for source in sources if source.sha256 in bad]
+            packages = package(again, store.transport(part).traits, work, store.damaged)
+            uploads = upload_all(store, part, packages, "send again")
+            change = Change("repair", "send again what arrived damaged")
+            for one in packages:
+                change.locations.update(one.locations(part, None))
+            commit(store, part, store.state(part), change, uploads)
+        store.damaged -= bad
+
+
+def damaged_of(store: ContentStore, part: Part, packages: list[Package]) -> set[str]:
+    """Objects of files just sent that are not stored as they should be."""
+    objects, transport = store.state(part).manifest.objects, store.transport(part)
+    bad: set[str] = set()
+    for one in packages:
+        location = objects[next(iter(one.members))]
+        with contextlib.suppress(MissingObject):
+            _, md5 = store.patience.call(lambda at=location: transport.holds(at.version or "", at.name))  # type: ignore[misc]
+            if md5 is not None and md5 == one.blob.md5:
+                continue  # the whole file, and so every object in it
+        bad |= {sha for sha in one.members if problem_of(store, sha, objects.get(sha)) is not None}
+    return bad
 
 
 # A kill between a commit and its verification must not leave a damaged object unseen.
@@ -284,7 +293,7 @@ def settle_pending(store: ContentStore, root: Path) -> None:
         path.unlink()
 
 
-@contextmanager
+@contextlib.contextmanager
 def work_folder(store: ContentStore) -> Iterator[Path]:
     """A folder for packs, gone at the end; made only when something is written into it."""
     base = store.cache if store.cache is not None else Path()

@@ -22,7 +22,7 @@ from typing import Any
 from shared.atomic import atomic_path
 from shared.checkpoint import Checkpoint, Output
 from shared.config.root import StoreConfig
-from shared.errors import IntegrityError, MissingInput
+from shared.errors import IntegrityError, MissingInput, NotPermitted
 from shared.stores.base import Meter, MissingObject, Part, Push, Transient, Transport
 from shared.stores.commit import Change, publish, settle_pending
 from shared.stores.manifest import Location, StoreManifest, parse_manifest
@@ -70,6 +70,7 @@ class ContentStore:
         self.patience = patience or Patience(deadline_s=self.config.deadline_s)
         self._transports: dict[Part, Transport] = {}
         self._states: dict[tuple[Part, str], State] = {}
+        self._offline: State | None = None  # the mount's, once the remote did not answer
         self.damaged: set[str] = set()  # objects seen damaged: a push sends them again
 
     def transport(self, part: Part = "core") -> Transport:
@@ -87,9 +88,10 @@ class ContentStore:
             MissingInput: no such version.
             ServiceUnavailable: the remote did not answer, and no mount stands in for it.
         """
-        transport = self.transport(part)
+        if self._offline is not None and part == "core" and version in (None, self._offline.version):
+            return self._offline
         try:
-            wanted = version or self.patience.call(transport.head)
+            wanted = version or self.patience.call(self.transport(part).head)
             if wanted is None:
                 return State(None, StoreManifest())
             if (part, wanted) not in self._states:
@@ -97,11 +99,13 @@ class ContentStore:
                     self._states.pop(next(iter(self._states)))
                 self._states[part, wanted] = self._load(part, wanted, required=version is not None)
             return self._states[part, wanted]
-        except Transient:
+        except (Transient, NotPermitted) as error:
+            # An offline notebook has no network, and often no credentials either.
             if self.mount is None or part != "core" or version not in (None, self.mount.version):
                 raise
-            print(f"warning: {self.url} does not answer; reading the mount {self.mount.root}", file=sys.stderr)
-            return State(self.mount.version, self.mount.manifest)
+            print(f"warning: {error}; reading the mount {self.mount.root} instead", file=sys.stderr)
+            self._offline = State(self.mount.version, self.mount.manifest)
+            return self._offline
 
     def _load(self, part: Part, version: str, *, required: bool) -> State:
         transport = self.transport(part)

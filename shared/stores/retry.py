@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import stamina
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from shared.stores.base import Transient
 
 T = TypeVar("T")
+
+
+def _say(details: RetryDetails) -> None:
+    """Tell a person why it takes longer."""
+    print(f"trying again in {details.wait_for:.1f} s: {details.caused_by}", file=sys.stderr, flush=True)
+
+
+set_on_retry_hooks([_say])
 MAX_RETRY_AFTER_S = 300.0
 
 
