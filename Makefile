@@ -8,7 +8,7 @@ MODE ?= in-process
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker test-browser ui clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker test-browser ui test-stores bench-store clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -46,7 +46,7 @@ validate: setup ## check the newest finished run's manifest and every file it na
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 
 test: setup ## the default test suite: minutes, no network, no weights, no GPU
-	@$(PYTHON) -m pytest -m "not slow and not chaos and not browser" $(ARGS)
+	@$(PYTHON) -m pytest -m "not slow and not chaos and not browser and not stores" $(ARGS)
 
 smoke: setup ## about 100 generated proteins through all nine stages and one explanation
 	@$(PYTHON) -m pytest -m smoke $(ARGS)
@@ -56,6 +56,12 @@ test-real: setup ## the tests on real data (GOWHY_DATA)
 
 test-slow: setup ## the tests that take minutes
 	@$(PYTHON) -m pytest -m slow $(ARGS)
+
+test-stores: setup ## the store conformance suite on all five backends, and resuming from Kaggle, on loopback
+	@$(PYTHON) -m pytest -m stores $(ARGS)
+
+bench-store: setup ## bytes that a push sends, and a 1 GB pull against a plain download; exits 1 on a missed gate
+	@$(PYTHON) -m benchmarks.bench_store $(ARGS)
 
 chaos: setup ## kill the pipeline and the service at random moments and named points; KILLS=n, WORKER_KILLS=n
 	@GOWHY_KILLS=$(or $(KILLS),20) GOWHY_WORKER_KILLS=$(or $(WORKER_KILLS),$(KILLS),200) $(PYTHON) -m pytest -m chaos $(ARGS)

@@ -12,6 +12,7 @@ from services.xai_worker.result import Explanation
 from shared.config import Config
 from shared.manifest import Manifest
 from shared.manifest.artifact import ArtifactManifest
+from shared.stores.manifest import StoreManifest
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -20,6 +21,7 @@ SCHEMAS: dict[str, Any] = {
     "manifest.v1.json": Manifest,
     "artifact_manifest.v1.json": ArtifactManifest,
     "explanation.v1.json": Explanation,
+    "store_manifest.v1.json": StoreManifest,
 }
 
 OPENAPI = "openapi.v1.json"

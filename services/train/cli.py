@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from services.train.cli_tools import add_cache, add_convert, add_diagnose, add_output_options, add_quality
+from services.train.store_cli import add_store
 from shared import env
 from shared.atomic import write_json
 from shared.config import Config
@@ -41,6 +42,7 @@ def build_parser() -> Parser:
     add_diagnose(verbs)
     add_convert(verbs)
     add_cache(verbs)
+    add_store(verbs)
     return parser
 
 

@@ -109,7 +109,7 @@ class ManifestWriter:
                 "checks": row_checks(made).model_dump(),
                 "seeds": self._seeds(),
                 "splits": self._read(made, "parsed/splits.json") or {},
-                "store": StoreRecord(url=self.store.url, datasets={}, private=True).model_dump(),
+                "store": StoreRecord.model_validate(self.store.describe()).model_dump(),
                 "model": self._bundle(made),
                 "metrics": self._read(made, "metrics.json") or {},
                 "files": [file_record(self.run_folder, name).model_dump() for name in (CONFIG_RAW, CONFIG_RESOLVED)],

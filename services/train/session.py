@@ -108,7 +108,7 @@ class Session:
         return same and not missing_artifact_manifests(self.run_folder)
 
     def _store(self) -> Store:
-        return open_store(self.config.store.url, self.config.paths.out / "cache")
+        return open_store(self.config.store.url, self.config.paths.out / "cache", self.config.store)
 
     def _runner(self, log: Logger, store: Store) -> Runner:
         device = resolve_device(self.config.device)

@@ -31,8 +31,13 @@ class PathsConfig(Section):
 class StoreConfig(Section):
     """Where checkpoints live; the local run folder is only a cache of it."""
 
-    url: str = Field("local://", description="local:// means <paths.out>/store")
-    split: Literal["auto", "always", "never"] = "auto"
+    url: str = Field("local://", description="local:// means <paths.out>/store; see docs/stores.md")
+    split: Literal["auto", "always", "never"] = Field(
+        "auto", description="whether stages 5 and 6 go to a dataset of their own; auto: above split_over_bytes"
+    )
+    split_over_bytes: int = Field(1 << 30, ge=0, description="of stages 5 and 6 together, for split: auto")
+    parallel: int = Field(4, ge=1, le=32, description="files in flight at a time")
+    deadline_s: float = Field(1800.0, gt=0, description="how long to wait for a remote that is busy or does not answer")
 
 
 def _allow_extends(schema: dict[str, Any]) -> None:

@@ -102,11 +102,11 @@ class Checks(Part):
 
 
 class StoreRecord(Part):
-    """Where the checkpoints are."""
+    """Where the checkpoints are; `private` is null where the backend cannot tell."""
 
     url: str
     datasets: dict[str, Any]
-    private: bool
+    private: bool | None
 
 
 class BundleRecord(Part):

@@ -1,18 +1,23 @@
-"""What a store owes, and the content-addressed layout that simple backends share."""
+"""What a store owes, and the smaller thing a backend owes.
+
+`Store` is what the pipeline and a notebook see. `Transport` is one dataset of one backend: it moves bytes
+and makes a snapshot visible at once. Everything else (what to send, verify, merge, resume) is written once,
+in `shared/stores/engine.py`, over that protocol.
+"""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from shared.atomic import atomic_path
 from shared.checkpoint import Checkpoint
-from shared.digests import canonical_json, sha256_file
-from shared.errors import IntegrityError
+from shared.errors import IntegrityError, MissingInput, ServiceUnavailable, TryAgain
+
+MANIFEST_NAME = "MANIFEST.json"
+Part = Literal["core", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +25,9 @@ class Push:
     """What a push moved. An unchanged push moves nothing: zero objects, zero bytes, not published."""
 
     objects: int
-    bytes: int
+    bytes: int  # of content that the store did not have
     published: bool
+    version: str | None = field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -37,14 +43,16 @@ class Store(Protocol):
 
         Raises:
             IntegrityError: an object is missing or its bytes do not hash to its name.
+            ServiceUnavailable: the remote did not answer; what was fetched is kept for the next try.
         """
         ...
 
     def push(self, checkpoint: Checkpoint, root: Path) -> Push:
-        """Store a stage's outputs from a run folder; the checkpoint becomes visible last.
+        """Store a stage's outputs from a run folder; the checkpoint becomes visible last, or not at all.
 
         Raises:
             IntegrityError: a file under `root` is not what the checkpoint says.
+            StoreConflict: another writer pushed the same stage meanwhile.
         """
         ...
 
@@ -52,102 +60,158 @@ class Store(Protocol):
         """Every stored checkpoint, in a fixed order."""
         ...
 
+    def describe(self) -> dict[str, Any]:
+        """`{url, datasets: {core: {id, version}, ...}, private}` as it goes into a run's manifest."""
+        ...
 
-class ObjectStore(ABC):
-    """`objects/<aa>/<sha256>` written once, `checkpoints/<stage>/<fingerprint>.json` written last.
 
-    A backend supplies bytes by key; the order of writes here is what makes a push atomic.
+class Transient(ServiceUnavailable):
+    """A failure that the next attempt may not meet: dropped connection, 429, 5xx, a truncated body.
+
+    Args:
+        retry_after: seconds the remote asked to wait, if it did.
     """
 
-    url: str
-
-    @abstractmethod
-    def has(self, key: str) -> bool:
-        """True when the key exists."""
-
-    @abstractmethod
-    def read(self, key: str) -> bytes | None:
-        """A small value, or None."""
-
-    @abstractmethod
-    def write(self, key: str, data: bytes) -> None:
-        """Replace a small value atomically."""
-
-    @abstractmethod
-    def upload(self, key: str, source: Path) -> None:
-        """Store a file under a key, atomically."""
-
-    @abstractmethod
-    def download(self, key: str, target: Path) -> bool:
-        """Copy a key to a path; False when there is no such key."""
-
-    @abstractmethod
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Keys under a prefix, sorted."""
-
-    def pull(self, stage: str, fingerprint: str, into: Path) -> Checkpoint | None:
-        """See `Store.pull`."""
-        data = self.read(checkpoint_key(stage, fingerprint))
-        if data is None:
-            return None
-        checkpoint = parse_checkpoint(data, where=f"{self.url}: {checkpoint_key(stage, fingerprint)}")
-        if (checkpoint.stage, checkpoint.fingerprint) != (stage, fingerprint):
-            raise IntegrityError(f"checkpoint of {checkpoint.stage} stands under {stage}", where=self.url)
-        for output in checkpoint.outputs:
-            if output.matches(into):
-                continue
-            with atomic_path(into / output.path) as temporary:
-                if not self.download(object_key(output.sha256), temporary):
-                    raise IntegrityError(
-                        f"object {output.sha256} of {output.path} is missing",
-                        where=self.url,
-                        remedy="Push the stage again from a run folder that has it",
-                    )
-                if (found := sha256_file(temporary)) != output.sha256:
-                    raise IntegrityError(
-                        f"{output.path}: expected sha256 {output.sha256}, got {found}",
-                        where=self.url,
-                        remedy="Delete the object in the store and push the stage again",
-                    )
-        return checkpoint
-
-    def push(self, checkpoint: Checkpoint, root: Path) -> Push:
-        """See `Store.push`."""
-        sent = size = 0
-        for output in checkpoint.outputs:
-            if not output.matches(root):
-                raise IntegrityError(
-                    f"{output.path} changed since its checkpoint was written",
-                    where=str(root),
-                    remedy="Run the stage again",
-                )
-            key = object_key(output.sha256)
-            if not self.has(key):
-                self.upload(key, root / output.path)
-                sent, size = sent + 1, size + output.size
-        key = checkpoint_key(checkpoint.stage, checkpoint.fingerprint)
-        stored = self.read(key)
-        if stored is not None and parse_checkpoint(stored, where=self.url).outputs == checkpoint.outputs:
-            return Push(sent, size, published=False)
-        self.write(key, canonical_json(checkpoint.to_json()))
-        return Push(sent, size, published=True)
-
-    def checkpoints(self) -> Iterator[Checkpoint]:
-        """See `Store.checkpoints`."""
-        for key in self.keys("checkpoints/"):
-            data = self.read(key)
-            if data is not None:
-                yield parse_checkpoint(data, where=f"{self.url}: {key}")
+    def __init__(self, what: str, *, where: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(what, where=where, remedy="Run the same command again; what was transferred is kept")
+        self.retry_after = retry_after
 
 
-def object_key(sha256: str) -> str:
-    """Where an object lies in the shared layout."""
-    return f"objects/{sha256[:2]}/{sha256}"
+class DamagedBody(IntegrityError):
+    """The client library's own checksum found other bytes than were stored."""
 
 
-def checkpoint_key(stage: str, fingerprint: str) -> str:
-    """Where a checkpoint lies in the shared layout."""
-    return f"checkpoints/{stage}/{fingerprint}.json"
+class Moved(TryAgain):
+    """The dataset is not at the version that a commit was based on."""
+
+
+class StoreConflict(TryAgain):
+    """Two writers pushed the same stage at once; the first one's checkpoint stands."""
+
+
+class MissingObject(MissingInput):
+    """The remote has no such file in that version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How a backend differs from the others.
+
+    `cas`: a commit fails when the dataset moved meanwhile (else the engine folds skipped versions in).
+    `early_read`: uploaded bytes can be read back before the commit that names them.
+    `keeps_bytes`: identical content cannot be replaced under its name (a damaged object is stored salted).
+    `pack_below`: objects smaller than this many bytes travel together in one file; 0 never.
+    `mountable`: a version's files can be attached to a notebook as a folder.
+    `suffix`: ends an object's file name, for places that look at suffixes.
+    """
+
+    cas: bool = True
+    early_read: bool = True
+    keeps_bytes: bool = False
+    pack_below: int = 0
+    suffix: str = ""
+    writable: bool = True
+    removable: bool = True
+    mountable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file to upload; `path` is read, never changed. Hashes are lower-case hex."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    md5: str
+
+
+Meter = Callable[[int], None]  # told of every block that travelled, in bytes
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """One dataset. Methods raise `Transient` for what is worth another try; the engine tries again."""
+
+    dataset: str  # its id, as a person writes it
+    traits: Traits
+
+    def head(self) -> str | None:
+        """The newest complete version; None when there is no dataset yet."""
+        ...
+
+    def manifest(self, version: str) -> bytes | None:
+        """The manifest of a version; None when that version carries none."""
+        ...
+
+    def skipped(self, parent: str | None, version: str) -> list[str]:
+        """Versions between the two that neither is built on; only without `cas`."""
+        ...
+
+    def read(self, version: str, name: str, start: int, length: int) -> Iterator[bytes]:
+        """`length` bytes of a file from `start`, in blocks; fewer when the transfer was cut.
+
+        Raises:
+            MissingObject: no such file.
+        """
+        ...
+
+    def upload(self, blob: Blob, meter: Meter, *, replace: bool) -> str:
+        """Send a file so that a commit can name it; returns the commit's handle for it.
+
+        Sending what is already there sends nothing, unless it is to be replaced; sending a file again whose
+        transfer was cut sends the rest where the backend can.
+        """
+        ...
+
+    def commit(self, base: str | None, manifest: bytes, uploads: Mapping[str, str], message: str) -> str | None:
+        """Make a version with this manifest and these new files (name -> handle) visible, all at once.
+
+        A dataset that does not exist yet is made, private.
+
+        Returns:
+            The version; None when it was accepted and becomes visible later.
+
+        The caller has just seen the head at `base`; this is the moment that counts, where there is `cas`.
+
+        Raises:
+            Moved: the dataset is not at `base`.
+            Transient: nothing is known about the outcome; the caller looks for the manifest's push id.
+        """
+        ...
+
+    def busy(self) -> bool:
+        """True while an accepted version is not visible yet.
+
+        Raises:
+            CannotWrite: the remote gave it up (quota).
+        """
+        ...
+
+    def holds(self, version: str, name: str) -> tuple[int, str | None]:
+        """Size of a stored file, and its md5 where the remote computed one from its own bytes.
+
+        Raises:
+            MissingObject: no such file.
+        """
+        ...
+
+    def names(self) -> Iterator[tuple[str, float]]:
+        """Every stored object file, with its age in seconds; for gc."""
+        ...
+
+    def remove(self, names: list[str], version: str) -> None:
+        """Delete object files; only where `traits.removable`."""
+        ...
+
+    def private(self) -> bool | None:
+        """Whether strangers are kept out; None where the backend does not know."""
+        ...
+
+
+def object_key(sha256: str, suffix: str = "") -> str:
+    """Where an object lies in a dataset."""
+    return f"objects/{sha256[:2]}/{sha256}{suffix}"
 
 
 def parse_checkpoint(data: bytes, *, where: str) -> Checkpoint:

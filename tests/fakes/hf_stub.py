@@ -1,219 +1,294 @@
-"""A stand-in for the Hub on loopback, enough for models over LFS without Xet; the real client talks to it.
+"""A loopback stand-in for the Hugging Face Hub, enough for `HfApi` on model repositories; large files by LFS, no Xet.
 
-HF_ENDPOINT=http://127.0.0.1:PORT  HF_HUB_DISABLE_XET=1  HF_TOKEN=hf_x   (set before huggingface_hub is imported)
+For the client: HF_ENDPOINT=<url>, HF_HUB_DISABLE_XET=1, HF_TOKEN=hf_x, before `huggingface_hub` is imported.
 """
 
-# ruff: noqa: C901, E741, N815, PLR0912, UP031
+from __future__ import annotations
+
 import base64
+import contextlib
 import hashlib
 import json
 import re
-import sys
+import socket
 import threading
+import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-LOCK = threading.RLock()
+from fakes.kaggle_state import Faults
+
+LFS_SUFFIXES = (".safetensors", ".pt", ".bin", ".npy")
+REGULAR_LIMIT = 10_000
 
 
-def git_oid(b):
-    return hashlib.sha1(b"blob %d\0" % len(b) + b).hexdigest()
+class Hangup(Exception):
+    """Close the socket without an answer."""
 
 
-class H(BaseHTTPRequestHandler):
+def git_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class State:
+    def __init__(self) -> None:
+        self.repositories: dict[str, dict[str, Any]] = {}  # name -> private, commits [{oid, files}]
+        self.lfs: dict[str, bytes] = {}  # sha256 -> bytes at rest
+        self.log: list[tuple[str, str, int]] = []
+        self.faults = Faults()
+        self.force_public = False
+        self.lock = threading.RLock()
+
+    def commit(self, repository: str, revision: str) -> dict[str, Any] | None:
+        commits = self.repositories[repository]["commits"]
+        if revision in ("main", "HEAD"):
+            return commits[-1]
+        return next((commit for commit in commits if commit["oid"] == revision), None)
+
+    def content(self, file: dict[str, Any]) -> bytes:
+        return self.lfs[file["sha256"]] if "sha256" in file else file["data"]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Faults: `op` is `commit`, `lfs` (upload of content), `resolve` (download) or `info`."""
+
     protocol_version = "HTTP/1.1"
-    repos, lfs, log = {}, {}, []  # repo -> {"private", "commits":[{oid, files:{path:{...}}}]}
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
+    state: State
 
-    def log_message(self, *a):
+    def log_message(self, *args: Any) -> None:
         pass
 
-    def body(self):
+    def body(self) -> bytes:
         if "chunked" in (self.headers.get("Transfer-Encoding") or "").lower():
-            out = b""
-            while True:
-                n = int(self.rfile.readline().split(b";")[0], 16)
-                if not n:
-                    self.rfile.readline()
-                    return out
-                out += self.rfile.read(n)
+            data = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                data += self.rfile.read(size)
                 self.rfile.readline()
+            self.rfile.readline()
+            return data
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def out(self, code, body=b"", **h):
-        if isinstance(body, (dict, list)):
-            body = json.dumps(body).encode()
-            h.setdefault("Content_Type", "application/json")
-        self.send_response(code)
-        for k, v in h.items():
-            self.send_header(k.replace("_", "-"), str(v))
-        if "Content_Length" not in h:
-            self.send_header("Content-Length", str(len(body)))
+    def answer(self, status: int, body: Any = b"", headers: dict[str, Any] | None = None) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Length": len(data), **(headers or {})}
+        if not isinstance(body, bytes):
+            headers["Content-Type"] = "application/json"
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(data)
 
-    def err(self, code, msg, name=""):
-        self.out(code, {"error": msg}, X_Error_Code=name, X_Error_Message=msg)
+    def refuse(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
+        self.answer(status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})})
 
-    def commit_of(self, repo, rev):
-        cs = self.repos[repo]["commits"]
-        if rev in ("main", "HEAD"):
-            return cs[-1]
-        for c in cs:
-            if c["oid"] == rev:
-                return c
+    def handle_any(self) -> None:
+        self.path_only = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        self.data = self.body()
+        self.state.log.append((self.command, self.path_only, len(self.data)))
+        try:
+            for pattern, op, method in ROUTES:
+                if found := re.match(pattern, self.path_only):
+                    return self.with_faults(
+                        op, lambda found=found, method=method: getattr(self, method)(*found.groups())
+                    )
+            self.refuse(404, f"no route {self.path_only}", "RepoNotFound")
+        except Hangup:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_any  # noqa: N815
+
+    def with_faults(self, op: str, work: Any) -> None:
+        self.fault = self.state.faults.take(op, self.path_only)
+        time.sleep(self.fault.get("delay", 0))
+        if "status" in self.fault:
+            return self.refuse(self.fault["status"], "injected", headers=self.fault.get("headers"))
+        if self.fault.get("drop_before"):
+            raise Hangup
+        with self.state.lock:
+            work()
         return None
 
-    def handle_any(self):
-        u = urllib.parse.urlsplit(self.path)
-        p = urllib.parse.unquote(u.path)
-        base = "http://127.0.0.1:%d" % self.server.server_address[1]
-        data = self.body()
-        self.log.append((self.command, p, len(data)))
-        with LOCK:
-            if p == "/api/repos/create":
-                b = json.loads(data)
-                r = "{}/{}".format(b.get("organization") or "tester", b["name"])
-                if r in self.repos:
-                    return self.out(
-                        409, {"error": "You already created this model repo", "url": f"{base}/{r}", "id": r}
-                    )
-                self.repos[r] = {
-                    "private": b.get("private", b.get("visibility") == "private"),
-                    "commits": [{"oid": hashlib.sha1(r.encode()).hexdigest(), "files": {}}],
+    def lost(self) -> bool:
+        return bool(self.fault.get("drop_after"))
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    # -- routes --------------------------------------------------------------------------------------------------
+
+    def create_repository(self) -> None:
+        wanted = json.loads(self.data)
+        name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
+        if name in self.state.repositories:
+            # the real answer names the repository, too: the client reads it with exist_ok
+            return self.answer(409, {"error": "You already created this model repo", "url": f"{self.base}/{name}"})
+        private = bool(wanted.get("private", wanted.get("visibility") == "private")) and not self.state.force_public
+        first = {"oid": hashlib.sha1(name.encode()).hexdigest(), "files": {}}
+        self.state.repositories[name] = {"private": private, "commits": [first]}
+        return self.answer(200, {"url": f"{self.base}/{name}", "name": name, "id": name})
+
+    def preupload(self, repository: str, revision: str) -> None:
+        present = self.state.commit(repository, revision)["files"]
+        result = []
+        for file in json.loads(self.data)["files"]:
+            large = file["size"] > REGULAR_LIMIT or file["path"].endswith(LFS_SUFFIXES)
+            old = present.get(file["path"])
+            result.append(
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if large else "regular",
+                    "shouldIgnore": False,
+                    "oid": old.get("sha256", old["oid"]) if old else None,
                 }
-                return self.out(200, {"url": f"{base}/{r}", "name": r, "id": r})
-            if p == "/api/whoami-v2":
-                return self.out(200, {"name": "tester", "type": "user", "auth": {}})
-            if p == "/api/validate-yaml":
-                return self.out(200, {"errors": [], "warnings": []})
-            m = re.match(r"^/api/models/([^/]+/[^/]+)/preupload/(.+)$", p)
-            if m:
-                cur = self.commit_of(m[1], m[2])["files"]
-                res = []
-                for f in json.loads(data)["files"]:
-                    big = f["size"] > 10_000 or f["path"].endswith((".safetensors", ".pt", ".bin", ".npy"))
-                    old = cur.get(f["path"])
-                    res.append(
-                        {
-                            "path": f["path"],
-                            "uploadMode": "lfs" if big else "regular",
-                            "shouldIgnore": False,
-                            "oid": (old["sha256"] if old.get("lfs") else old["oid"]) if old else None,
-                        }
-                    )
-                return self.out(200, {"files": res})
-            m = re.match(r"^/([^/]+/[^/]+)\.git/info/lfs/objects/batch$", p)
-            if m:
-                objs = []
-                for o in json.loads(data)["objects"]:
-                    e = {"oid": o["oid"], "size": o["size"]}
-                    if o["oid"] not in self.lfs:  # sha256 pre-check == dedup
-                        e["actions"] = {
-                            "upload": {"href": f"{base}/lfs/{o['oid']}"},
-                            "verify": {"href": f"{base}/lfs-verify"},
-                        }
-                    objs.append(e)
-                return self.out(200, {"transfer": "basic", "objects": objs})
-            if p.startswith("/lfs/") and self.command == "PUT":
-                self.lfs[p[5:]] = data
-                return self.out(200)
-            if p == "/lfs-verify":
-                b = json.loads(data)
-                ok = hashlib.sha256(self.lfs[b["oid"]]).hexdigest() == b["oid"]
-                return self.out(200 if ok else 400, {})
-            m = re.match(r"^/api/models/([^/]+/[^/]+)/commit/(.+)$", p)
-            if m:
-                lines = [json.loads(x) for x in data.splitlines() if x]
-                head = lines[0]["value"]
-                cur = self.commit_of(m[1], m[2])
-                if head.get("parentCommit") and head["parentCommit"] != cur["oid"]:
-                    return self.err(412, "A commit has happened since. Please refresh and try again.")
-                files = dict(cur["files"])
-                for l in lines[1:]:
-                    v = l["value"]
-                    if l["key"] == "file":
-                        b = base64.b64decode(v["content"])
-                        files[v["path"]] = {"oid": git_oid(b), "data": b, "size": len(b)}
-                    elif l["key"] == "lfsFile":
-                        if v["oid"] not in self.lfs:
-                            return self.err(400, "LFS pointer pointed to a file that does not exist")
-                        files[v["path"]] = {
-                            "oid": git_oid(v["oid"].encode()),
-                            "lfs": True,
-                            "sha256": v["oid"],
-                            "size": len(self.lfs[v["oid"]]),
-                        }
-                    elif l["key"] == "deletedFile":
-                        files.pop(v["path"], None)
-                oid = hashlib.sha1(
-                    (cur["oid"] + repr(sorted((k, x["oid"]) for k, x in files.items()))).encode()
-                ).hexdigest()
-                self.repos[m[1]]["commits"].append({"oid": oid, "files": files})
-                return self.out(200, {"success": True, "commitOid": oid, "commitUrl": f"{base}/{m[1]}/commit/{oid}"})
-            m = re.match(r"^/api/models/([^/]+/[^/]+)(?:/revision/(.+))?$", p)
-            if m and m[1] in self.repos:
-                c = self.commit_of(m[1], m[2] or "main")
-                if c is None:
-                    return self.err(404, "bad rev", "RevisionNotFound")
-                return self.out(
-                    200,
-                    {
-                        "id": m[1],
-                        "modelId": m[1],
-                        "sha": c["oid"],
-                        "private": self.repos[m[1]]["private"],
-                        "siblings": [{"rfilename": k} for k in sorted(c["files"])],
-                        "tags": [],
-                        "downloads": 0,
-                    },
-                )
-            m = re.match(r"^/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?$", p)
-            if m:
-                c = self.commit_of(m[1], m[2])
-                res = []
-                for k, x in sorted(c["files"].items()):
-                    e = {"type": "file", "path": k, "size": x["size"], "oid": x["oid"]}
-                    if x.get("lfs"):
-                        e["lfs"] = {"oid": x["sha256"], "size": x["size"], "pointerSize": 134}
-                    res.append(e)
-                return self.out(200, res)
-            m = re.match(r"^/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$", p)
-            if m and m[1] in self.repos:
-                c = self.commit_of(m[1], m[2])
-                x = c and c["files"].get(m[3])
-                if x is None:
-                    return self.err(404, "Entry not found", "EntryNotFound")
-                b = self.lfs[x["sha256"]] if x.get("lfs") else x["data"]
-                h = {
-                    "X_Repo_Commit": c["oid"],
-                    "ETag": '"%s"' % (x["sha256"] if x.get("lfs") else x["oid"]),
-                    "Accept_Ranges": "bytes",
-                }
-                if x.get("lfs"):
-                    h.update(X_Linked_ETag='"{}"'.format(x["sha256"]), X_Linked_Size=x["size"])
-                rng = re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")
-                if rng and self.command == "GET":
-                    s = int(rng[1])
-                    h["Content_Range"] = f"bytes {s}-{len(b) - 1}/{len(b)}"
-                    return self.out(206, b[s:], **h)
-                if self.command == "HEAD":
-                    return self.out(200, b"", Content_Length=len(b), **h)
-                return self.out(200, b, **h)
-        self.err(404, "no route " + p, "RepoNotFound")
-        return None
+            )
+        self.answer(200, {"files": result})
 
-    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_any
+    def lfs_batch(self, repository: str) -> None:
+        objects = []
+        for wanted in json.loads(self.data)["objects"]:
+            one = {"oid": wanted["oid"], "size": wanted["size"]}
+            if wanted["oid"] not in self.state.lfs:  # content that is known is not asked for
+                one["actions"] = {"upload": {"href": f"{self.base}/lfs/{wanted['oid']}"}}
+            objects.append(one)
+        self.answer(200, {"transfer": "basic", "objects": objects})
+
+    def lfs_put(self, sha256: str) -> None:
+        self.state.lfs[sha256] = bytes([self.data[0] ^ 1]) + self.data[1:] if self.fault.get("flip") else self.data
+        if self.lost():
+            raise Hangup
+        self.answer(200)
+
+    def create_commit(self, repository: str, revision: str) -> None:
+        lines = [json.loads(line) for line in self.data.splitlines() if line]
+        current = self.state.commit(repository, revision)
+        parent = lines[0]["value"].get("parentCommit")
+        if parent and parent != current["oid"]:
+            return self.refuse(412, "A commit has happened since. Please refresh and try again.")
+        files = dict(current["files"])
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "file":
+                data = base64.b64decode(value["content"])
+                files[value["path"]] = {"oid": git_id(data), "data": data, "size": len(data)}
+            elif line["key"] == "lfsFile":
+                if value["oid"] not in self.state.lfs:
+                    return self.refuse(400, "LFS pointer pointed to a file that does not exist")
+                size = len(self.state.lfs[value["oid"]])
+                files[value["path"]] = {"oid": git_id(value["oid"].encode()), "sha256": value["oid"], "size": size}
+            elif line["key"] == "deletedFile":
+                files.pop(value["path"], None)
+        oid = hashlib.sha1(
+            (current["oid"] + repr(sorted((k, v["oid"]) for k, v in files.items()))).encode()
+        ).hexdigest()
+        self.state.repositories[repository]["commits"].append({"oid": oid, "files": files})
+        if self.lost():
+            raise Hangup
+        return self.answer(
+            200, {"success": True, "commitOid": oid, "commitUrl": f"{self.base}/{repository}/commit/{oid}"}
+        )
+
+    def info(self, repository: str, revision: str | None = None) -> None:
+        if repository not in self.state.repositories:
+            return self.refuse(404, "Repository not found", "RepoNotFound")
+        commit = self.state.commit(repository, revision or "main")
+        if commit is None:
+            return self.refuse(404, "no such revision", "RevisionNotFound")
+        siblings = [{"rfilename": name} for name in sorted(commit["files"])]
+        private = self.state.repositories[repository]["private"]
+        return self.answer(
+            200,
+            {
+                "id": repository,
+                "modelId": repository,
+                "sha": commit["oid"],
+                "private": private,
+                "siblings": siblings,
+                "tags": [],
+                "downloads": 0,
+            },
+        )
+
+    def tree(self, repository: str, revision: str) -> None:
+        if repository not in self.state.repositories:
+            return self.refuse(404, "Repository not found", "RepoNotFound")
+        commit = self.state.commit(repository, revision)
+        return self.answer(200, [self.entry(name, file) for name, file in sorted(commit["files"].items())])
+
+    def paths_info(self, repository: str, revision: str) -> None:
+        commit = self.state.commit(repository, revision)
+        wanted = urllib.parse.parse_qs(self.data.decode()).get("paths") or json.loads(self.data)["paths"]
+        self.answer(200, [self.entry(name, commit["files"][name]) for name in wanted if name in commit["files"]])
+
+    @staticmethod
+    def entry(name: str, file: dict[str, Any]) -> dict[str, Any]:
+        entry = {"type": "file", "path": name, "size": file["size"], "oid": file["oid"]}
+        if "sha256" in file:
+            entry["lfs"] = {"oid": file["sha256"], "size": file["size"], "pointerSize": 134}
+        return entry
+
+    def resolve(self, repository: str, revision: str, name: str) -> None:
+        commit = self.state.commit(repository, revision) if repository in self.state.repositories else None
+        file = commit and commit["files"].get(name)
+        if not file:
+            return self.refuse(404, "Entry not found", "EntryNotFound")
+        data = self.state.content(file)
+        headers = {"X-Repo-Commit": commit["oid"], "ETag": f'"{file.get("sha256", file["oid"])}"'}
+        status = 200
+        if wanted := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            start, end = int(wanted[1]), int(wanted[2]) + 1 if wanted[2] else len(data)
+            headers["Content-Range"] = f"bytes {start}-{min(end, len(data)) - 1}/{len(data)}"
+            data, status = data[start:end], 206
+        if self.fault.get("flip"):
+            data = bytes([data[0] ^ 1]) + data[1:]
+        if "drop_after" in self.fault:
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": len(data)}.items():
+                self.send_header(key, str(value))
+            self.end_headers()
+            self.wfile.write(data[: self.fault["drop_after"]])
+            self.wfile.flush()
+            raise Hangup
+        return self.answer(status, data, headers)
 
 
-def start(port=0):
-    s = ThreadingHTTPServer(("127.0.0.1", port), type("HX", (H,), {"repos": {}, "lfs": {}, "log": []}))
-    s.daemon_threads = True
-    threading.Thread(target=s.serve_forever, daemon=True).start()
-    return s
+NAME = r"([^/]+/[^/]+)"
+ROUTES = (
+    (r"^/api/repos/create$", "create", "create_repository"),
+    (rf"^/api/models/{NAME}/preupload/(.+)$", "preupload", "preupload"),
+    (rf"^/{NAME}\.git/info/lfs/objects/batch$", "batch", "lfs_batch"),
+    (r"^/lfs/(\w+)$", "lfs", "lfs_put"),
+    (rf"^/api/models/{NAME}/commit/(.+)$", "commit", "create_commit"),
+    (rf"^/api/models/{NAME}/paths-info/(.+)$", "info", "paths_info"),
+    (rf"^/api/models/{NAME}/tree/([^/]+)", "info", "tree"),
+    (rf"^/api/models/{NAME}(?:/revision/(.+))?$", "info", "info"),
+    (rf"^/{NAME}/resolve/([^/]+)/(.+)$", "resolve", "resolve"),
+)
 
 
-if __name__ == "__main__":
-    s = start(int(sys.argv[1]) if len(sys.argv) > 1 else 8766)
-    print("hf stub on http://127.0.0.1:%d" % s.server_address[1], flush=True)
-    threading.Event().wait()
+class HubStub:
+    def __init__(self) -> None:
+        self.state = State()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": self.state}))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.fault = self.state.faults.add
+
+    def sent(self) -> int:
+        """Bytes of file content that reached the server."""
+        return sum(size for command, path, size in self.state.log if command == "PUT" and path.startswith("/lfs/"))
+
+    def __enter__(self) -> HubStub:
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 
-from fakes import hf_stub
+from fakes import hub_stub
 from huggingface_hub import constants
 
 
-class Hub(hf_stub.H):
+class Hub(hub_stub.H):
     fault: tuple[str, int] | None = None  # part of the path, status
 
     def answer(self):
