@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import requests
 from kagglesdk import kaggle_env
@@ -68,6 +69,12 @@ def bytes_sent(stub: KaggleStub, action: Callable[[], object]) -> int:
     return total() - before
 
 
+def address(transport: Any, location: Any) -> str:
+    """Where an object is downloaded from, as the store itself asks."""
+    found: str = transport._address(location.version, location.name)
+    return found
+
+
 def plain_download(store: ContentStore, checkpoint: Checkpoint, into: Path) -> None:
     """The same objects, without the store: a GET each, written and flushed."""
     manifest, transport = store.state().manifest, store.transport()
@@ -75,7 +82,7 @@ def plain_download(store: ContentStore, checkpoint: Checkpoint, into: Path) -> N
 
     def get(output: Output) -> None:
         location = manifest.objects[output.sha256]
-        url = transport._address(location.version, location.name)
+        url = address(transport, location)
         target = into / output.path
         target.parent.mkdir(parents=True, exist_ok=True)
         with session.get(url, stream=True) as answer, target.open("wb", buffering=0) as file:
@@ -122,7 +129,7 @@ def main() -> int:
         embeddings = make_stage(run, "stage_05_embeddings_t5", "a", big)
         small = make_stage(run, "stage_07_level1_preds", "b", {"features/x.npy": 3_000_000, "metrics.json": 500})
         for checkpoint in (embeddings, small):
-            sent = bytes_sent(stub, lambda checkpoint=checkpoint: store.push(checkpoint, run))
+            sent = bytes_sent(stub, lambda checkpoint=checkpoint: store.push(checkpoint, run))  # type: ignore[misc]
             print(f"first push of {checkpoint.stage}: {sum(o.size for o in checkpoint.outputs)} bytes, sent {sent}")
         versions = len(stub.dataset("bench-core-checkpoints").versions)
 
@@ -146,7 +153,7 @@ def main() -> int:
 
         shutil.rmtree(run)
         for location in store.state().manifest.objects.values():  # neither side asks for addresses while it is timed
-            store.transport()._address(location.version, location.name)
+            address(store.transport(), location)
         pull, plain = measure_pull(folder, store, embeddings, arguments.rounds)
         print(f"pull of {arguments.megabytes} MB: {pull:.1f} s, plain download {plain:.1f} s, ratio {pull / plain:.2f}")
         gates[f"pull within {PULL_FACTOR} of a plain download"] = pull <= PULL_FACTOR * plain
