@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from shared.errors import ConfigError
+from services.xai_worker.environment import EnvironmentSettings
 
-PREFIX = "GOWHY_XAI_"
 MIB = 1 << 20
 
 
-class HttpSettings(BaseModel):
+class HttpSettings(EnvironmentSettings):
     """Where to listen, whom to believe, and how much one request may ask. Each field is GOWHY_XAI_<FIELD>."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     out: Path = Field(Path("out"), description="the volume shared with train")
     host: str = Field("127.0.0.1", description="beyond loopback only with a token")
@@ -47,25 +41,6 @@ class HttpSettings(BaseModel):
     max_proteins: int = Field(1_000, ge=1, description="proteins per job")
     max_terms: int = Field(100, ge=1, description="terms per protein and job")
     max_work: int = Field(10_000_000, ge=1, description="proteins x terms x residues per job")
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: object) -> Self:
-        """Arguments win over GOWHY_XAI_* variables, and those over the defaults.
-
-        Raises:
-            ConfigError: a value is not possible; the message names the variable.
-        """
-        found: dict[str, object] = {
-            name: environment[PREFIX + name.upper()]
-            for name in cls.model_fields
-            if environment.get(PREFIX + name.upper())
-        }
-        found |= {name: value for name, value in given.items() if value is not None}
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            problems = "; ".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
-            raise ConfigError(problems, where="the environment", remedy="docs/worker.md lists the settings") from error
 
     @property
     def loopback(self) -> bool:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from services.xai_worker.environment import PREFIX, EnvironmentSettings
 from shared.env import Policy
-from shared.errors import ConfigError
-
-PREFIX = "GOWHY_XAI_"
 
 
 def default_database() -> str:
@@ -21,10 +17,8 @@ def default_database() -> str:
     return f"sqlite:///{Path(state).expanduser() / 'gowhy' / 'xai_worker.sqlite3'}"
 
 
-class WorkerSettings(BaseModel):
+class WorkerSettings(EnvironmentSettings):
     """What is bounded, how a job runs, how long things may take. Each field is GOWHY_XAI_<FIELD>."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     out: Path = Field(Path("out"), description="the volume shared with train")
     database_url: str = Field(
@@ -51,25 +45,6 @@ class WorkerSettings(BaseModel):
     device: str = Field("cpu", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, ge=1, description="threads per job; single proteins are too small to share")
     env_policy: Policy | None = Field(None, description="strict, warn or ignore; default: GOWHY_ENV_POLICY, else warn")
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: object) -> Self:
-        """Arguments win over GOWHY_XAI_* variables, and those over the defaults.
-
-        Raises:
-            ConfigError: a value is not possible; the message names the variable.
-        """
-        found: dict[str, object] = {
-            name: environment[PREFIX + name.upper()]
-            for name in cls.model_fields
-            if environment.get(PREFIX + name.upper())
-        }
-        found |= {name: value for name, value in given.items() if value is not None}
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            problems = "; ".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
-            raise ConfigError(problems, where="the environment", remedy="docs/worker.md lists the settings") from error
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these settings."""
