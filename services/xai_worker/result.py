@@ -70,12 +70,87 @@ class CompletenessGate(Document):
     converged: bool
 
 
+class FaithfulnessPoint(Document):
+    """How far the logit falls when so many residues are masked: the explanation's first ones, and random ones."""
+
+    masked: int
+    drop: Rounded
+    random_mean: Rounded
+    random_low: Rounded = Field(description="2.5 % quantile of the random orders")
+    random_high: Rounded = Field(description="97.5 % quantile of the random orders")
+
+
+class FaithfulnessGate(Document):
+    """Does masking the residues that it names hurt more than masking random ones, within the share that models train with?"""
+
+    budget: Rounded = Field(description="largest masked share of the residues")
+    orders: int = Field(description="random orders")
+    drop: Rounded = Field(description="mean fall of the logit over the curve")
+    random_mean: Rounded
+    random_low: Rounded = Field(description="2.5 % quantile of the random orders' mean falls")
+    random_high: Rounded
+    difference: Rounded = Field(description="drop - random_mean")
+    low: Rounded = Field(description="95 % bootstrap interval of the difference, over random orders")
+    high: Rounded
+    p: Rounded = Field(description="(1 + random orders that fall as far) / (1 + random orders)")
+    curve: list[FaithfulnessPoint]
+    passed: bool = Field(description="p < 0.01 and low > 0")
+
+
+class StabilityGate(Document):
+    """Does the explanation stay when unimportant residues change into similar ones?"""
+
+    draws: int
+    substitutions: int = Field(description="conservative substitutions per draw, at residues of the lower half")
+    spearman: Rounded = Field(description="mean rank correlation with the explanation of the unchanged protein")
+    lowest: Rounded = Field(description="the worst draw's")
+    jaccard: Rounded = Field(description="mean overlap of the ten first residues")
+    passed: bool = Field(description="spearman >= 0.7")
+
+
+class SpecificityGate(Document):
+    """Does it explain this term, or every term alike?"""
+
+    spearman: Rounded = Field(description="highest rank correlation with the explanation of an unrelated term")
+    term: str = Field(description="that term")
+    compared: int = Field(description="unrelated terms that were compared")
+    passed: bool = Field(description="spearman <= 0.8")
+
+
+class ComplexityGate(Document):
+    """How many residues carry the explanation; there is nothing to pass."""
+
+    effective_residues: Rounded = Field(description="exp of the entropy of |value| / sum |value|")
+    gini: Rounded
+    residues: int
+
+
+class SitesGate(Document):
+    """Do the first residues lie in known sites? The null shifts the values around the sequence, which keeps their autocorrelation."""
+
+    status: Literal["known", "unknown"] = Field(description="unknown: no known site of the protein fits the term")
+    sites: int
+    average_precision: Rounded | None
+    auroc: Rounded | None
+    fold: Rounded | None = Field(
+        description="precision of as many first residues as there are sites, over the prevalence"
+    )
+    p: Rounded | None = Field(description="of the average precision, under circular shifts")
+    shifts: int
+    passed: bool | None = Field(description="p < 0.05; null where no site is known")
+
+
 class Gates(Document):
-    """What was measured about this explanation itself."""
+    """What was measured about this explanation itself; null where a gate does not apply or was not asked for."""
 
     parity: ScalarParity
     embedding: EmbeddingParity | None
     completeness: CompletenessGate | None
+    faithfulness: FaithfulnessGate | None = None
+    stability: StabilityGate | None = None
+    specificity: SpecificityGate | None = None
+    complexity: ComplexityGate | None = None
+    sites: SitesGate | None = None
 
 
 class ExplainedScore(Document):
@@ -123,6 +198,41 @@ class ResidueExplanation(_Explanation):
     values: list[Rounded | None]
     covered: int
     top: list[TopResidue]
+    standard_errors: list[Rounded | None] | None = Field(None, description="of `values`, for sampled methods")
+    note: str | None = Field(None, description="what the values are not, where they could be misread")
+
+
+class Mutation(Document):
+    """One substitution and what it does to the logit."""
+
+    position: int = Field(ge=1)
+    residue: str
+    substitution: str
+    value: Rounded
+
+
+class MutationExplanation(_Explanation):
+    """What substitutions do to the logit. The whole table is in `table`: a row per (position, substitution)."""
+
+    kind: Literal["mutations"] = "mutations"
+    sequence: str
+    table: Literal["mutations.parquet"] = "mutations.parquet"
+    alphabet: str = Field(description="substitutions, in the table's order")
+    positions: list[int] = Field(description="scanned positions")
+    lowering: list[Mutation] = Field(description="the substitutions that lower the logit most")
+    raising: list[Mutation]
+    agreement: Rounded | None = Field(
+        None, description="rank correlation of exact and virtual values where both are there"
+    )
+
+
+class TermPart(Document):
+    """What one term's channels add together."""
+
+    term: str
+    name: str
+    relation: Relation
+    value: Rounded
 
 
 class ChannelExplanation(_Explanation):
@@ -130,10 +240,176 @@ class ChannelExplanation(_Explanation):
 
     kind: Literal["channels"] = "channels"
     parts: list[Part]
+    terms: list[TermPart] = Field([], description="the terms that add or take most, largest first")
 
 
-Explanation = Annotated[ResidueExplanation | ChannelExplanation, Field(discriminator="kind")]
-EXPLANATION: TypeAdapter[ResidueExplanation | ChannelExplanation] = TypeAdapter(Explanation)
+class ModalityShare(Document):
+    """One modality's exact Shapley value; the interval is over the background proteins."""
+
+    modality: str
+    value: Rounded
+    low: Rounded = Field(description="95 % bootstrap interval")
+    high: Rounded
+
+
+class Interaction(Document):
+    """Shapley interaction index of two modalities: above 0 they say more together than apart."""
+
+    first: str
+    second: str
+    value: Rounded
+
+
+class ModalityExplanation(_Explanation):
+    """What each modality adds to the final logit, against background proteins; `score.reference` is their mean."""
+
+    kind: Literal["modalities"] = "modalities"
+    shares: list[ModalityShare]
+    interactions: list[Interaction]
+    coalitions: int
+    background: int = Field(description="train proteins that stand in for what is absent")
+    seed: int
+    efficiency_residual: Rounded = Field(description="|sum of shares - (score - reference)|")
+
+
+class Alignment(Document):
+    """A local alignment; positions are 1-based and inclusive, `-` is a gap."""
+
+    identity: Rounded
+    query_start: int
+    query_end: int
+    neighbour_start: int
+    neighbour_end: int
+    query: str
+    neighbour: str
+    evalue: Rounded
+
+
+class CarriedSite(Document):
+    """A known site of a neighbour, and the residue that is aligned with it."""
+
+    neighbour_position: int
+    neighbour_residue: str
+    position: int = Field(ge=1)
+    residue: str
+
+
+class Neighbour(Document):
+    """One labelled neighbour and its exact share of the vote; shares sum to `vote`."""
+
+    protein: str
+    cosine: Rounded
+    weight: Rounded
+    has_term: bool
+    share: Rounded
+    alignment: Alignment | None = Field(description="null: no significant similarity of the sequences")
+    sites: list[CarriedSite]
+
+
+class NeighbourExplanation(_Explanation):
+    """The KNN correction: corrected = (1 - weight) * probability + weight * vote, and who votes."""
+
+    kind: Literal["neighbours"] = "neighbours"
+    weight: Rounded = Field(description="lambda, the share of the vote in the corrected probability")
+    own_probability: Rounded = Field(description="calibrated, before the correction and before propagation")
+    vote: Rounded
+    corrected: Rounded
+    neighbours: list[Neighbour]
+
+
+class PathNode(Document):
+    """A term near the explained one: its own probability, and the one it has after propagation."""
+
+    term: str
+    name: str
+    own: Rounded
+    probability: Rounded
+
+
+class Violation(Document):
+    """A child that scored above its parent before propagation."""
+
+    child: str
+    parent: str
+    gap: Rounded
+
+
+class PathExplanation(_Explanation):
+    """Which descendant gave the term its final probability, and how the term hangs in the graph."""
+
+    kind: Literal["go_path"] = "go_path"
+    path: list[str] = Field(description="from the explained term down to the one whose probability it has")
+    nodes: list[PathNode] = Field(description="the path, and every ancestor of the explained term")
+    edges: list[tuple[str, str]] = Field(description="(child, parent) among the nodes")
+    violations: list[Violation]
+
+
+class Removed(Document):
+    """A residue (1-based, such as K12) or a modality that is taken away, and the probability after it."""
+
+    name: str
+    position: int | None = None
+    probability: Rounded
+
+
+class CounterfactualExplanation(_Explanation):
+    """The smallest set found whose removal takes the term's own probability below the threshold."""
+
+    kind: Literal["counterfactual"] = "counterfactual"
+    subject: Literal["residues", "modalities"]
+    threshold: Rounded
+    own_probability: Rounded
+    found: bool
+    removed: list[Removed] = Field(description="in the order of removal")
+    after: Rounded = Field(description="the probability with all of them removed")
+    search: Literal["greedy", "exhaustive"]
+    minimality: Literal["smallest", "irreducible", "none"] = Field(
+        description="smallest: no smaller set exists; irreducible: none of its members can be given back; none: not found"
+    )
+    budget: int = Field(description="the largest set that was tried")
+    fixed: list[str] = Field(description="inputs that were not recomputed")
+
+
+class AccountPart(Document):
+    """What one kind of input adds to the final logit."""
+
+    source: str = Field(description="residues:<encoder>, words, taxon, goa:<kind> or votes:<model>")
+    value: Rounded
+
+
+class Word(Document):
+    """A word of the protein's text: its TF-IDF weight and what it adds."""
+
+    word: str
+    weight: Rounded
+    value: Rounded
+
+
+class AccountExplanation(_Explanation):
+    """Residues, words, taxon, annotations and votes together, from inputs to the final logit."""
+
+    kind: Literal["account"] = "account"
+    sequence: str
+    parts: list[AccountPart]
+    remainder: Rounded = Field(description="(score - reference) - sum of parts")
+    residues: list[Rounded | None] = Field(description="every encoder's together, per residue")
+    words: list[Word] = Field(description="largest first")
+    words_left_out: int
+    other_words: Rounded = Field(description="sum over the words that are left out of the list, absent ones included")
+
+
+AnyExplanation = (
+    ResidueExplanation
+    | ChannelExplanation
+    | MutationExplanation
+    | ModalityExplanation
+    | NeighbourExplanation
+    | PathExplanation
+    | CounterfactualExplanation
+    | AccountExplanation
+)
+Explanation = Annotated[AnyExplanation, Field(discriminator="kind")]
+EXPLANATION: TypeAdapter[AnyExplanation] = TypeAdapter(Explanation)
 
 
 def residue_values(values: npt.NDArray[np.float64]) -> list[float | None]:
@@ -157,7 +433,7 @@ def top_residues(sequence: str, values: Sequence[float | None], count: int = TOP
     return [TopResidue(position=i + 1, residue=sequence[i], value=_known(values[i])) for i in best]
 
 
-def json_line(explanation: ResidueExplanation | ChannelExplanation) -> bytes:
+def json_line(explanation: AnyExplanation) -> bytes:
     """One line of explanations.jsonl: sorted keys, no spaces."""
     value = explanation.model_dump(mode="json")
     return (
