@@ -22,6 +22,7 @@ from shared.ontology import Ontology
 Part = Literal["test", "train"]
 FloatMap = npt.NDArray[np.floating]
 GOA_CHUNK_ROWS = 500_000
+BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,10 @@ class StoredRun:
         protein = self.proteins[place.part].iloc[place.row]
         return Features([protein["id"]], [protein["sequence"]], dense, taxa, None)
 
+    def mean_embedding(self, modality: str) -> npt.NDArray[np.float32]:
+        """Mean pooled vector [D] over the train proteins."""
+        return _mean_embedding(self.folder, modality)
+
     def level1_logits(self, place: Place, models: Sequence[str]) -> dict[str, FloatMap]:
         """Stored level-1 logits of one protein, [1, level-1 term] by model."""
         return {name: self.scores(place.part, name)[place.row : place.row + 1] for name in models}
@@ -139,3 +144,12 @@ class StoredRun:
 def _embeddings(folder: Path, part: Part, modality: str) -> FloatMap:
     array: FloatMap = StoredRun(folder).read(f"features/{part}_embeds_{modality}.npy")
     return array
+
+
+@cache
+def _mean_embedding(folder: Path, modality: str) -> npt.NDArray[np.float32]:
+    array = _embeddings(folder, "train", modality)
+    total = np.zeros(array.shape[1])
+    for start in range(0, len(array), BLOCK_ROWS):
+        total += np.asarray(array[start : start + BLOCK_ROWS], np.float64).sum(axis=0)
+    return (total / max(1, len(array))).astype(np.float32)

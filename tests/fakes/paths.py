@@ -33,6 +33,11 @@ class LinearPath:
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.einsum("bld,tld->bt", inputs, self.weights) + 0.5
 
+    def embed(self, sequence: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(99)
+        table = torch.randn(128, self.embedded.shape[1], generator=generator)
+        return table[[ord(letter) for letter in sequence]][None]
+
     def masked_logits(self, groups: Sequence[Sequence[int]]) -> torch.Tensor:
         rows = []
         for group in groups:
