@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from services.xai_worker.methods import METHODS, TIERS
 from shared import env
 from shared.edge import Parser
 from shared.progress import set_quiet
-
-METHODS = ("occlusion", "integrated_gradients", "stacker_parts")
 
 
 def build_parser() -> Parser:
@@ -34,13 +33,23 @@ def _add_explain(verbs: Any) -> None:
     verb.add_argument(
         "--term", action="append", default=[], metavar="GO:...", help="repeatable; default: each protein's three best"
     )
-    verb.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
+    verb.add_argument(
+        "--tier", choices=tuple(TIERS), default="default", help="how much is computed (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--method",
+        action="append",
+        choices=METHODS,
+        default=[],
+        metavar="NAME",
+        help=f"repeatable; default: those of the tier. One of {', '.join(METHODS)}",
+    )
     verb.add_argument(
         "--model",
         action="append",
         default=[],
         metavar="NAME",
-        help="repeatable: cnn, mlp/esm2, mlp/t5, stacker; default: all",
+        help="repeatable: cnn, mlp/esm2, mlp/t5, stacker, final; default: all",
     )
     verb.add_argument(
         "--window",
@@ -48,6 +57,20 @@ def _add_explain(verbs: Any) -> None:
         type=int,
         metavar="N",
         help="residues that occlusion hides at once, odd; repeatable; default: 1",
+    )
+    verb.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="probability that a counterfactual has to fall below (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--scan-positions",
+        type=int,
+        default=10,
+        metavar="N",
+        help="positions of the exact mutation scan; 0: all (default: %(default)s)",
     )
     verb.add_argument("--limit", type=int, metavar="N", help="at most so many proteins")
     verb.add_argument(
@@ -83,7 +106,10 @@ def explain(arguments: argparse.Namespace) -> int:
     request = request_of(
         proteins=arguments.protein,
         terms=arguments.term,
-        methods=arguments.method or METHODS,
+        tier=arguments.tier,
+        methods=arguments.method,
+        threshold=arguments.threshold,
+        scan_positions=arguments.scan_positions,
         models=arguments.model,
         windows=arguments.window or (1,),
         limit=arguments.limit,

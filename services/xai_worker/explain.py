@@ -125,8 +125,9 @@ def explain(job: Job, provenance: Provenance, folder: Path, *, sites: Sites | No
         with job_files(staging, provenance) as files, progress("proteins", len(job.targets), "protein") as bar:
             for target in job.targets:
                 found = job.explain(target)
-                files.add_protein(found, target.sequence)
-                for made in found:
+                files.add_protein(found.documents, target.sequence)
+                files.add_mutations(found.scans)
+                for made in found.documents:
                     if measured is not None and isinstance(made, ResidueExplanation):
                         measured.add(made)
                 bar.advance()
@@ -164,8 +165,8 @@ def _check_all(job: Job) -> None:
     """Parity of every path first: a model that differs is refused in seconds, not after hours."""
     with progress("parity", len(job.targets), "protein") as bar:
         for target in job.targets:
-            for path, terms, _ in job.paths(target):
-                job.check(target, path, terms)
+            for planned in job.plan(target):
+                job.check(target, planned.path, planned.terms)
             bar.advance()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from services.xai_worker.stored import Place, StoredRun
 from shared.models.base import LOGIT_LIMIT, Level1Model
 from shared.models.calibration import Calibration
 from shared.models.features import Features
+from shared.models.knn import Knn
 from shared.nn.encoders import Encoder
 from shared.nn.heads import MlpModel
 from shared.nn.stacker import StackerEnsemble, float32_only
@@ -59,6 +60,24 @@ class Bundle(Protocol):
     @property
     def calibration(self) -> Calibration:
         """From stacker logits to probabilities."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """`model_metadata.json`."""
+        ...
+
+    @property
+    def references(self) -> tuple[list[str], list[str]]:
+        """Ids and sequences of the proteins that vote, in train row order."""
+        ...
+
+    def knn_reference(self) -> Knn:
+        """The labelled neighbours of the KNN correction."""
+        ...
+
+    def rare_scores(self, features: Features) -> sparse.csr_array | None:
+        """The homology vote over the terms that the stacker does not score."""
         ...
 
 

@@ -52,7 +52,7 @@ class ExpectedGradients:
         """Any path from residues."""
         return isinstance(path, ResiduePath)
 
-    def work(self, path: Path) -> int:
+    def work(self, path: Path) -> int:  # noqa: ARG002
         """One unit per background sequence."""
         return self.draws
 

@@ -47,7 +47,7 @@ class VirtualMutations:
         """Any path from residues."""
         return isinstance(path, ResiduePath)
 
-    def work(self, path: Path) -> int:
+    def work(self, path: Path) -> int:  # noqa: ARG002
         """One unit."""
         return 1
 

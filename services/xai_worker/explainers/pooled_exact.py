@@ -38,7 +38,7 @@ class PooledExact:
         """Paths whose score depends on the mean of residue states alone."""
         return isinstance(path, StatePath)
 
-    def work(self, path: Path) -> int:
+    def work(self, path: Path) -> int:  # noqa: ARG002
         """One unit."""
         return 1
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from services.xai_worker.explainers.stacker_parts import RELATIONS
 from services.xai_worker.provenance import Provenance
 from services.xai_worker.report.view import BAR_HEIGHT, BAR_WIDTH, blocks_of, chart_of, colour_css, track_of
-from services.xai_worker.result import DISCLAIMER, ChannelExplanation, ResidueExplanation
+from services.xai_worker.result import DISCLAIMER, AnyExplanation, ChannelExplanation, ResidueExplanation
 from shared.digests import sha256_bytes
 
 FOLDER = Path(__file__).parent
@@ -29,7 +29,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class IndexRow:
     """One explanation in the index."""
 
-    explanation: ResidueExplanation | ChannelExplanation
+    explanation: AnyExplanation
     report: str  # relative path of the protein's page
 
     @property
@@ -37,6 +37,8 @@ class IndexRow:
         """The strongest residues or channels, as text."""
         if isinstance(self.explanation, ResidueExplanation):
             return " ".join(f"{item.residue}{item.position}" for item in self.explanation.top[:5])
+        if not isinstance(self.explanation, ChannelExplanation):
+            return ""
         totals: dict[str, float] = {}
         for part in self.explanation.parts:
             totals[part.channel] = totals.get(part.channel, 0.0) + part.value
@@ -52,9 +54,7 @@ def report_name(protein: str) -> str:
     return f"{kept}-{sha256_bytes(protein.encode())[:12]}.html"
 
 
-def render_report(
-    explanations: Sequence[ResidueExplanation | ChannelExplanation], sequence: str, provenance: Provenance
-) -> str:
+def render_report(explanations: Sequence[AnyExplanation], sequence: str, provenance: Provenance) -> str:
     """The page of one protein; all explanations are of that protein."""
     ordered = sorted(explanations, key=lambda item: item.term)
     sections = [_section(list(group)) for _, group in groupby(ordered, key=lambda item: item.term)]
@@ -79,7 +79,7 @@ def render_index(rows: Sequence[IndexRow], provenance: Provenance, localisation:
     return _environment().get_template("index.html").render(rows=rows, localisation=localisation, **_frame(provenance))
 
 
-def _section(explanations: list[ResidueExplanation | ChannelExplanation]) -> dict[str, Any]:
+def _section(explanations: list[AnyExplanation]) -> dict[str, Any]:
     tracks = [track_of(item) for item in explanations if isinstance(item, ResidueExplanation)]
     return {
         "first": explanations[0],
