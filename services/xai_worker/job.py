@@ -11,14 +11,14 @@ from scipy import sparse
 
 from services.xai_worker.documents import Checked, Scan, Writer
 from services.xai_worker.evidence import EVIDENCE, Context
-from services.xai_worker.explainers import EXPLAINERS, Attribution, Explainer
+from services.xai_worker.explainers import EXPLAINERS, Attribution, Explainer, Path
 from services.xai_worker.explainers.expected_gradients import ExpectedGradients
 from services.xai_worker.explainers.integrated_gradients import IntegratedGradients, Quadrature
 from services.xai_worker.explainers.mutations import ExactMutations, VirtualMutations
 from services.xai_worker.explainers.occlusion import Occlusion
 from services.xai_worker.explainers.pooled_exact import PooledExact
 from services.xai_worker.explainers.stacker_parts import StackerParts
-from services.xai_worker.gates.gatekeeper import Gatekeeper, with_specificity
+from services.xai_worker.gates.gatekeeper import Gatekeeper, Measured, with_specificity
 from services.xai_worker.localisation import Sites
 from services.xai_worker.methods import TIERS
 from services.xai_worker.parity import check_embedding, check_score
@@ -56,6 +56,15 @@ class Planned:
     path: SubjectPath
     terms: list[str]
     explainers: list[Explainer]
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """One method's residue attributions of one path, in the order of the terms, with what was measured of them."""
+
+    made: list[Attribution]
+    terms: list[str]
+    measured: Measured
 
 
 @dataclass(slots=True)
@@ -161,6 +170,7 @@ class Job:
     def explain(self, target: Target) -> Findings:
         """All explanations of one protein."""
         found, wholes = Findings(), dict[str, tuple[WholePath, Checked]]()
+        residues: list[Tracks] = []
         own_sites = {term: self.sites.get((target.protein, term), frozenset()) for term in target.terms}
         keeper = Gatekeeper(target.sequence, own_sites, self.tier.orders, self.tier.draws)
         for planned in self.plan(target, MaskedCache()):
@@ -178,10 +188,10 @@ class Job:
                     found.scans += scans
                     found.documents += [scan.explanation for scan in scans]
                 else:
-                    found.documents += self._residues(target, planned.path, explainer, checked, made, keeper)
-        residues = [item for item in found.documents if isinstance(item, ResidueExplanation)]
-        specific = iter(with_specificity(residues, self.writer.related(target.terms)))
-        found.documents = [next(specific) if isinstance(e, ResidueExplanation) else e for e in found.documents]
+                    residues.append(self._tracks(planned, explainer, checked, made, keeper))
+        keeper.stabilise([item.measured for item in residues])
+        made_residues = [document for item in residues for document in self._residues(target, item)]
+        found.documents[:0] = with_specificity(made_residues, self.writer.related(target.terms))
         if wholes and self.evidence:
             found.documents += self._evidence(target, wholes)
         for document in found.documents:
@@ -208,24 +218,23 @@ class Job:
             for column, (term, item) in enumerate(zip(checked.terms, made, strict=True))
         ]
 
-    def _residues(
-        self,
-        target: Target,
-        path: SequencePath | PooledPath | WholePath,
-        explainer: Explainer,
-        checked: Checked,
-        made: list[Attribution],
-        keeper: Gatekeeper,
-    ) -> list[AnyExplanation]:
+    def _tracks(
+        self, planned: Planned, explainer: Explainer, checked: Checked, made: list[Attribution], keeper: Gatekeeper
+    ) -> Tracks:
+        assert not isinstance(planned.path, StackerPath), "the stacker has no residues"  # noqa: S101
         gates = [checked.gates(column, item) for column, item in enumerate(made)]
-        gates = keeper.measure(path, explainer, checked.terms, np.stack([item.values for item in made]), gates)
+        values = np.stack([item.values for item in made])
+        return Tracks(made, checked.terms, keeper.measure(planned.path, explainer, checked.terms, values, gates))
+
+    def _residues(self, target: Target, tracks: Tracks) -> list[ResidueExplanation]:
+        path, explainer = tracks.measured.path, tracks.measured.explainer
         return [
-            self.writer.residues(self._common(target, path, explainer, term, item), own, target.sequence, item)
-            for term, item, own in zip(checked.terms, made, gates, strict=True)
+            self.writer.residues(self._common(target, path, explainer, term, item), gates, target.sequence, item)
+            for term, item, gates in zip(tracks.terms, tracks.made, tracks.measured.gates, strict=True)
         ]
 
     def _common(
-        self, target: Target, path: SubjectPath, explainer: Explainer, term: str, made: Attribution
+        self, target: Target, path: Path, explainer: Explainer, term: str, made: Attribution
     ) -> dict[str, object]:
         return self.writer.common(target, term, model=path.model, method=explainer.label, made=made)
 

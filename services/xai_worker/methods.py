@@ -62,7 +62,7 @@ TIERS: Mapping[TierName, Tier] = {
         ),
         ("occlusion",),
         100,
-        {"occlusion": 2},
+        {"occlusion": 1},
         32,
     ),
     "full": Tier(METHODS, METHODS, 100, {"occlusion": 10, "integrated_gradients": 10}, 64),

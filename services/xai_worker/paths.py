@@ -114,9 +114,9 @@ class SequencePath:
         self.covered: BoolArray = np.ones(len(sequence), bool)
         self.cache = cache or MaskedCache()
 
-    def with_sequence(self, sequence: str) -> SequencePath:
-        """The same function of another sequence."""
-        return SequencePath(self.model, self.members, sequence, self.columns)
+    def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> SequencePath:
+        """The same function of another sequence; `cache` is of that sequence."""
+        return SequencePath(self.model, self.members, sequence, self.columns, cache=cache)
 
     def inputs(self) -> Tensor:
         """[1, residues, sum of the members' widths]."""
@@ -182,10 +182,12 @@ class PooledPath:
         for member in members:
             member.network.requires_grad_(False)
 
-    def with_sequence(self, sequence: str) -> PooledPath:
+    def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> PooledPath:
         """The same function of another sequence; the protein's other modalities stay."""
         features = dataclasses.replace(self.features, sequences=[sequence])
-        return PooledPath(self.modality, self.encoder, self.members, features, self.columns, reference=self.reference)
+        return PooledPath(
+            self.modality, self.encoder, self.members, features, self.columns, cache=cache, reference=self.reference
+        )
 
     def inputs(self) -> Tensor:
         """[1, residues, D]."""

@@ -6,7 +6,7 @@ Votes of other proteins (homology, KNN) enter as the stored scores: no gradient 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -120,17 +120,17 @@ class WholePath:
         own = bundle.stacker.channel_inputs(aspect, known.level1, known.goa, missing=missing)
         self._channels = own  # [1, term of the aspect, channel]
 
-    def with_sequence(self, sequence: str) -> WholePath:
+    def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> WholePath:
         """The same function of another sequence; everything else that is known of the protein stays."""
         features = replace(self.known.features, sequences=[sequence])
         known = replace(self.known, features=features)
-        return WholePath(self.bundle, self.run, known, aspect=self.aspect, terms=self.terms)
+        return WholePath(self.bundle, self.run, known, aspect=self.aspect, terms=self.terms, cache=cache)
 
     def blocks(self) -> Blocks:
         """X by source, each [1, ...]: `residues:<reader>`, `words`, `taxon`, `goa`, `votes:<model>`."""
         found = self._residue_blocks(self.sequence)
         if self.dims.get("text"):
-            found[WORDS] = torch.from_numpy(np.asarray(self.known.features.dense["text"][:1], np.float32))
+            found[WORDS] = self._words()
         if self._knows_taxa:
             found[TAXON] = torch.ones(1, 1)
         models = self.bundle.stacker.layout.channels.models
@@ -139,6 +139,13 @@ class WholePath:
         if self.bundle.stacker.layout.channels.goa:
             found[GOA] = self._channels[..., len(models) + 1 :]
         return found
+
+    def _words(self) -> Tensor:
+        """The text's vector, brought to unit length here where the model does so: see `InputBlock.forward`."""
+        words = torch.from_numpy(np.asarray(self.known.features.dense["text"][:1], np.float32))
+        spaces = [_space(member) for members in self.heads.values() for member in members]
+        v2 = any(space.transform.version == "v2" for space in spaces)
+        return transform_vectors(words, "v2") if v2 else words
 
     def baselines(self) -> Blocks:
         """x': the mean amino acid, no word, an unknown taxon, no annotation, votes that say the prior."""
@@ -250,7 +257,11 @@ class WholePath:
     def _head_logits(self, name: str, blocks: Blocks, vectors: Mapping[str, Tensor]) -> Iterator[Tensor]:
         for member in self.heads[name]:
             raw = dict(self._raw(_space(member), blocks, vectors))
-            yield member.network(raw) if isinstance(member, MlpModel) else linear_logits(cast(Logreg, member), raw)
+            unit = ("text",) if WORDS in blocks else ()
+            if isinstance(member, MlpModel):
+                yield member.network(raw, unit)
+            else:
+                yield linear_logits(cast(Logreg, member), raw, unit)
 
     def _raw(self, space: FeatureSpace, blocks: Blocks, vectors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Untransformed input blocks of one member, [B, dimension] by name."""
@@ -269,8 +280,8 @@ class WholePath:
             yield TAXON, unknown + blocks[TAXON] * (own - unknown)
 
 
-def linear_logits(member: Logreg, raw: Mapping[str, Tensor]) -> Tensor:
-    """A logistic regression in torch: raw blocks [B, dimension] by name -> logits [B, term]."""
+def linear_logits(member: Logreg, raw: Mapping[str, Tensor], unit: Collection[str] = ()) -> Tensor:
+    """A logistic regression in torch: raw blocks [B, dimension] by name (`unit` ones of v2's length) -> logits [B, term]."""
     transform = member.space.transform
     parts = []
     for name in member.space.blocks:
@@ -279,7 +290,7 @@ def linear_logits(member: Logreg, raw: Mapping[str, Tensor]) -> Tensor:
             mean, std = transform.mean.get(name), transform.std.get(name)
             values = transform_vectors(
                 values,
-                transform.version,
+                "v1" if name in unit else transform.version,
                 None if mean is None else torch.from_numpy(mean),
                 None if std is None else torch.from_numpy(std),
             )

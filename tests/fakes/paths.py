@@ -89,3 +89,27 @@ def linear_path(
     covered[list(unseen)] = False
     embedded = torch.randn(length, width, generator=generator)
     return kind(embedded, torch.randn(terms, length, width, generator=generator), covered)
+
+
+class ChannelPath(LinearPath):
+    """The same function without residues: what the stacker's path looks like."""
+
+    embed = None  # type: ignore[assignment]
+
+
+class PooledMeanPath(LinearPath):
+    """F(e) = w . mean(states) + b with states = embeddings; one weight vector serves all residues."""
+
+    model = "pooled"
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head((inputs * torch.from_numpy(self.covered)[:, None]).mean(1))
+
+    def states(self) -> torch.Tensor:
+        return self.embedded
+
+    def state_reference(self) -> torch.Tensor:
+        return torch.zeros(self.embedded.shape[1])
+
+    def head(self, pooled: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(pooled @ self.weights[:, 0].T) + 0.5

@@ -41,7 +41,7 @@ class ExpectedGradients:
     steps: int = 8
     seed: int = 31
     tolerance: float = 0.01
-    batch_units: int = 512
+    batch_units: int = 1024
 
     @property
     def label(self) -> str:

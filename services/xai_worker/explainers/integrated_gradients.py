@@ -54,7 +54,7 @@ class Quadrature:
     first_steps: int = 16
     max_steps: int = 256
     tolerance: float = 0.01
-    batch_units: int = 512
+    batch_units: int = 1024
 
     def tries(self) -> list[int]:
         """16, 32, ... up to `max_steps`."""

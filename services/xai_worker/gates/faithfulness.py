@@ -20,7 +20,7 @@ from shared.digests import sha256_bytes
 
 BUDGET = 0.15
 ORDERS = 100
-SIZES = (1, 4, 16)  # and the budget; few, because every one costs ORDERS forward passes
+THIRDS = 3  # one residue, a third of the budget, all of it: few sizes, because each costs ORDERS forward passes
 BOOTSTRAP_DRAWS = 1000
 P_LIMIT = 0.01
 
@@ -42,7 +42,7 @@ class RandomMasks:
         """Equal sequences have equal orders."""
         seen = np.flatnonzero(covered)
         budget = max(1, int(np.ceil(BUDGET * len(seen))))
-        sizes = (*(size for size in SIZES if size < budget), budget)
+        sizes = tuple(sorted({1, -(-budget // THIRDS), budget}))
         rng = np.random.default_rng(int(sha256_bytes(sequence.encode())[:16], 16))
         drawn = [rng.permutation(seen)[:budget].tolist() for _ in range(orders)]
         return cls(sizes, tuple(tuple(tuple(order[:size]) for size in sizes) for order in drawn))

@@ -13,8 +13,9 @@ from services.xai_worker.explainers.base import FloatArray
 from services.xai_worker.gates.concentration import complexity, specificity
 from services.xai_worker.gates.faithfulness import RandomMasks, faithfulness
 from services.xai_worker.gates.sites import site_enrichment
-from services.xai_worker.gates.stability import stability
-from services.xai_worker.result import Gates, ResidueExplanation
+from services.xai_worker.gates.stability import stability, substituted
+from services.xai_worker.readers import MaskedCache
+from services.xai_worker.result import FaithfulnessGate, Gates, ResidueExplanation
 
 
 @runtime_checkable
@@ -23,9 +24,19 @@ class SequencedPath(ResiduePath, Protocol):
 
     sequence: str
 
-    def with_sequence(self, sequence: str) -> ResiduePath:
+    def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> ResiduePath:
         """The same function of another sequence."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One method's explanations of one path: values [asked terms, residues], and the gates of each."""
+
+    path: SequencedPath
+    explainer: Explainer
+    values: FloatArray
+    gates: list[Gates]
 
 
 @dataclass
@@ -53,8 +64,8 @@ class Gatekeeper:
         terms: Sequence[str],
         values: FloatArray,
         gates: Sequence[Gates],
-    ) -> list[Gates]:
-        """Add faithfulness, stability, complexity and sites to the gates of one method's explanations.
+    ) -> Measured:
+        """Add faithfulness, complexity and sites to the gates of one method's explanations.
 
         Args:
             path: what was explained.
@@ -63,25 +74,37 @@ class Gatekeeper:
             values: [asked terms, residues].
             gates: parity and completeness of each.
         """
-        draws = self.draws.get(explainer.name, 0)
-        stable = (
-            stability(self.sequence, values, lambda sequence: _values(explainer, path.with_sequence(sequence)), draws)
-            if draws
-            else [None] * len(terms)
-        )
-        return [
+        full = [
             gates[column].model_copy(
                 update={
                     "faithfulness": self._faithfulness(path, values[column], column),
-                    "stability": stable[column],
                     "complexity": complexity(values[column]),
                     "sites": site_enrichment(values[column], self.sites.get(term, ())),
                 }
             )
             for column, term in enumerate(terms)
         ]
+        return Measured(path, explainer, values, full)
 
-    def _faithfulness(self, path: SequencedPath, values: FloatArray, column: int) -> object:
+    def stabilise(self, measured: Sequence[Measured]) -> None:
+        """Add stability, in place, to those of one protein whose method has draws."""
+        chosen = [item for item in measured if self.draws.get(item.explainer.name, 0)]
+        if not chosen:
+            return
+        every = np.concatenate([item.values for item in chosen])
+        again: list[list[FloatArray]] = [[] for _ in chosen]
+        count = 0
+        for draw in range(max(self.draws.values())):
+            changed, count = substituted(self.sequence, every, draw)
+            cache = MaskedCache()  # of this changed protein, for all paths
+            for place, item in enumerate(chosen):
+                if draw < self.draws[item.explainer.name]:
+                    again[place].append(_values(item.explainer, item.path.with_sequence(changed, cache)))
+        for item, draws in zip(chosen, again, strict=True):
+            for column, gate in enumerate(stability(item.values, draws, count)):
+                item.gates[column] = item.gates[column].model_copy(update={"stability": gate})
+
+    def _faithfulness(self, path: SequencedPath, values: FloatArray, column: int) -> FaithfulnessGate | None:
         if not self.orders:
             return None
         if self._masks is None:

@@ -1,11 +1,12 @@
 """Stability: an explanation should stay when residues that it calls unimportant change into similar ones.
 
-Embedding noise, the usual perturbation, is no protein; a conservative substitution is.
+Embedding noise, the usual perturbation, is no protein; a conservative substitution is. The changed
+proteins are the same for every model and term: their forward passes are shared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import rankdata, spearmanr
@@ -30,7 +31,7 @@ def substituted(sequence: str, values: FloatArray, draw: int) -> tuple[str, int]
 
     Args:
         sequence: the protein.
-        values: [asked terms, residues]; the lower half is by the mean rank of |value| over the terms.
+        values: [explanations, residues]; the lower half is by the mean rank of |value| over all of them.
         draw: number of the draw; equal arguments give equal sequences.
     """
     ranks = np.mean([rankdata(np.nan_to_num(np.abs(row), nan=np.inf)) for row in values], axis=0)
@@ -44,29 +45,20 @@ def substituted(sequence: str, values: FloatArray, draw: int) -> tuple[str, int]
     return "".join(letters), count
 
 
-def stability(
-    sequence: str, values: FloatArray, attribute: Callable[[str], FloatArray], draws: int
-) -> list[StabilityGate]:
+def stability(values: FloatArray, again: Sequence[FloatArray], substitutions: int) -> list[StabilityGate]:
     """One gate per asked term.
 
     Args:
-        sequence: the protein.
-        values: its explanations [asked terms, residues].
-        attribute: explains another sequence in the same way.
-        draws: changed proteins to explain.
+        values: explanations [asked terms, residues].
+        again: by draw, those of the changed protein.
+        substitutions: per draw.
     """
-    each, overlaps, counts = [], [], []
-    for draw in range(draws):
-        changed, count = substituted(sequence, values, draw)
-        again = attribute(changed)
-        each.append([correlation(one, other) for one, other in zip(values, again, strict=True)])
-        overlaps.append([_jaccard(one, other) for one, other in zip(values, again, strict=True)])
-        counts.append(count)
-    correlations, jaccards = np.array(each), np.array(overlaps)
+    correlations = np.array([[correlation(*pair) for pair in zip(values, draw, strict=True)] for draw in again])
+    jaccards = np.array([[_jaccard(*pair) for pair in zip(values, draw, strict=True)] for draw in again])
     return [
         StabilityGate(
-            draws=draws,
-            substitutions=max(counts),
+            draws=len(again),
+            substitutions=substitutions,
             spearman=float(correlations[:, term].mean()),
             lowest=float(correlations[:, term].min()),
             jaccard=float(jaccards[:, term].mean()),
