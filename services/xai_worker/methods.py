@@ -1,6 +1,6 @@
 """The names of all methods, and which of them a request takes that names none. Imports nothing heavy: `--help` stays quick.
 
-A test holds the names to the two registries, `explainers.EXPLAINERS` and `evidence.EVIDENCE`.
+A test holds the names to the registries: `explainers.EXPLAINERS`, `evidence.EVIDENCE`, `bench.SECTIONS`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ METHODS = (
     "counterfactual_modalities",
     "counterfactual_residues",
 )
+SECTIONS = ("planted", "randomisation", "sites", "modalities", "calibration", "speed", "regression")
 TierName = Literal["fast", "default", "full"]
 
 

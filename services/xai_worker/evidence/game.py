@@ -84,37 +84,18 @@ class ModalityGame:
     def _level1(self) -> dict[str, npt.NDArray[np.float32]]:
         """Model -> logits [own coalition or not .., background, level-1 term]: by feature coalition, else (theirs, own)."""
         found: dict[str, npt.NDArray[np.float32]] = {}
-        mixture = self._mixture()
+        mixed = mixture(self.features, self.known.features, [b.features for b in self.background])
         shape = (1 << len(self.features), len(self.background), -1)
-        rows = np.arange(len(mixture))
+        rows = np.arange(len(mixed))
         for name, members in self.members.items():
             if name in self.mixed:
-                each = [np.clip(m.logits(mixture, rows), -LOGIT_LIMIT, LOGIT_LIMIT) for m in members]
+                each = [np.clip(m.logits(mixed, rows), -LOGIT_LIMIT, LOGIT_LIMIT) for m in members]
                 found[name] = np.mean(each, axis=0, dtype=np.float32).reshape(shape)
             else:
                 theirs = np.concatenate([np.asarray(b.level1[name], np.float32) for b in self.background])
                 own = np.broadcast_to(np.asarray(self.known.level1[name], np.float32), theirs.shape)
                 found[name] = np.stack([theirs, own])
         return found
-
-    def _mixture(self) -> Features:
-        """Proteins made of parts, [feature coalition x background] rows."""
-        coalitions, count = 1 << len(self.features), len(self.background)
-        own = np.repeat(np.arange(coalitions), count)
-        taken = {name: (own >> player & 1).astype(bool) for player, name in enumerate(self.features)}
-        dense: dict[str, npt.NDArray[np.floating]] = {}
-        for name in self.known.features.dense:
-            theirs = np.concatenate([np.asarray(b.features.dense[name]) for b in self.background])
-            mine = np.asarray(self.known.features.dense[name])
-            rows = np.tile(theirs, (coalitions, 1))
-            if name in taken:
-                rows[taken[name]] = mine
-            dense[name] = rows
-        taxa = np.tile(np.concatenate([b.features.taxa for b in self.background]), coalitions)
-        if TAXON in taken:
-            taxa[taken[TAXON]] = self.known.features.taxa[0]
-        ids = [self.known.features.ids[0]] * len(own)
-        return Features(ids, [self.known.features.sequences[0]] * len(own), dense, taxa, None)
 
     def _stacked(self, aspect: str, path: WholePath, level1: Mapping[str, npt.NDArray[np.float32]]) -> FloatArray:
         """Scores [coalition, background, asked terms]."""
@@ -153,6 +134,29 @@ class ModalityGame:
             for kind in self.bundle.stacker.layout.channels.goa:
                 goa[kind] = sparse.csr_array(sparse.vstack([s.goa.get(kind, nothing) for s in sources], format="csr"))
         return part, goa
+
+
+def mixture(players: Sequence[str], own: Features, background: Sequence[Features]) -> Features:
+    """Proteins made of parts: [coalition of players x background] rows, the coalition's parts from `own`.
+
+    Args:
+        players: modalities, and `taxon`; what is none of them stays the background's.
+        own: row 0 is the protein.
+        background: likewise.
+    """
+    coalitions, count = 1 << len(players), len(background)
+    number = np.repeat(np.arange(coalitions), count)
+    taken = {name: (number >> player & 1).astype(bool) for player, name in enumerate(players)}
+    dense: dict[str, npt.NDArray[np.floating]] = {}
+    for name, mine in own.dense.items():
+        rows = np.tile(np.concatenate([np.asarray(other.dense[name]) for other in background]), (coalitions, 1))
+        if name in taken:
+            rows[taken[name]] = np.asarray(mine)
+        dense[name] = rows
+    taxa = np.tile(np.concatenate([other.taxa for other in background]), coalitions)
+    if TAXON in taken:
+        taxa[taken[TAXON]] = own.taxa[0]
+    return Features([own.ids[0]] * len(number), [own.sequences[0]] * len(number), dense, taxa, None)
 
 
 def without_fold(knn: Knn, fold: int, folds: npt.NDArray[np.int64]) -> Knn:
