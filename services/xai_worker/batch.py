@@ -16,8 +16,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from services.xai_worker.documents import Scan
+from services.xai_worker.exports import MutationTable
 from services.xai_worker.job import Job
 from services.xai_worker.parts import Made, Parts
+from services.xai_worker.result import round_significant
 from services.xai_worker.targets import Target
 from shared.digests import digest_of, sha256_file
 from shared.errors import TryAgain
@@ -74,7 +79,20 @@ def read_all(job: Job, parts: Parts) -> Iterator[tuple[Target, Made]]:
 
 def explain_one(job: Job, parts: Parts, target: Target) -> None:
     """Explain one protein and keep it."""
-    parts.put(target.protein, Made(job.explain(target)))
+    found = job.explain(target)
+    parts.put(target.protein, Made(found.documents, [_table_of(scan) for scan in found.scans]))
+
+
+def _table_of(scan: Scan) -> MutationTable:
+    """The scanned substitutions as rows; the residue itself and what was not scanned have none."""
+    own, values = scan.explanation, scan.values
+    rows = [
+        (position, residue, substitution, round_significant(float(values[position - 1, column])))
+        for position, residue in enumerate(own.sequence, start=1)
+        for column, substitution in enumerate(own.alphabet)
+        if substitution != residue and not np.isnan(values[position - 1, column])
+    ]
+    return MutationTable(own.protein, own.term, own.model, own.method, rows)
 
 
 def _made(job: Job, parts: Parts, missing: Sequence[Target], workers: Workers) -> Iterator[None]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from services.xai_worker.methods import METHODS, SECTIONS, TIERS
 from shared import env
 from shared.edge import Parser
 from shared.errors import UsageError
@@ -17,7 +19,6 @@ EXPORTS = (
     "json", "parquet", "gff3", "bed", "bedgraph", "uniprot", "nightingale", "chimerax", "pymol", "molviewspec", "svg",
     "png",
 )  # fmt: skip
-METHODS = ("occlusion", "integrated_gradients", "stacker_parts")
 
 
 def build_parser() -> Parser:
@@ -28,6 +29,7 @@ def build_parser() -> Parser:
     _add_serve(verbs)
     _add_submit(verbs)
     _add_token(verbs)
+    _add_bench(verbs)
     return parser
 
 
@@ -66,13 +68,23 @@ def _add_explain(verbs: Any) -> None:
         choices=(*EXPORTS, "none"),
         help="repeatable: formats below exports/; default: all",
     )
-    verb.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
+    verb.add_argument(
+        "--tier", choices=tuple(TIERS), default="default", help="how much is computed (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--method",
+        action="append",
+        choices=METHODS,
+        default=[],
+        metavar="NAME",
+        help=f"repeatable; default: those of the tier. One of {', '.join(METHODS)}",
+    )
     verb.add_argument(
         "--model",
         action="append",
         default=[],
         metavar="NAME",
-        help="repeatable: cnn, mlp/esm2, mlp/t5, stacker; default: all",
+        help="repeatable: cnn, mlp/esm2, mlp/t5, stacker, final; default: all",
     )
     verb.add_argument(
         "--window",
@@ -80,6 +92,20 @@ def _add_explain(verbs: Any) -> None:
         type=int,
         metavar="N",
         help="residues that occlusion hides at once, odd; repeatable; default: 1",
+    )
+    verb.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="probability that a counterfactual has to fall below (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--scan-positions",
+        type=int,
+        default=10,
+        metavar="N",
+        help="positions of the exact mutation scan; 0: all (default: %(default)s)",
     )
     verb.add_argument("--limit", type=int, metavar="N", help="at most so many proteins")
     verb.add_argument(
@@ -181,6 +207,49 @@ def token(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_bench(verbs: Any) -> None:
+    verb = verbs.add_parser("bench", help="measure a model release's explanations; ends with PASS or FAIL, exit code 1")
+    verb.add_argument("--from-manifest", type=Path, metavar="MANIFEST", help="the release, out/<run_id>/manifest.json")
+    verb.add_argument("--out", type=Path, default=Path("out/bench"), metavar="FOLDER", help="default: %(default)s")
+    verb.add_argument("--planted", type=Path, metavar="FOLDER", help="runs on generated proteins; see make xai-bench")
+    verb.add_argument("--section", action="append", choices=SECTIONS, default=[], help="repeatable; default: all")
+    verb.add_argument("--limit", type=int, metavar="N", help="a quick look: at most N items per cell")
+    verb.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar="RESULT",
+        help="compare two result folders byte by byte instead; another model is refused",
+    )
+    verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
+    verb.set_defaults(command=bench)
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """`bench`: 0 if every measured gate passed, else 1."""
+    set_quiet(arguments.quiet)
+    if arguments.compare:
+        from services.xai_worker.bench.regression import compare  # noqa: PLC0415 - see the module's docstring
+
+        print(f"{compare(*arguments.compare)} explanations are equal")
+        return 0
+    if arguments.from_manifest is None:
+        raise UsageError("no release to measure", remedy="Give --from-manifest, or --compare and two result folders")
+    from services.xai_worker.bench.command import run  # noqa: PLC0415
+
+    data = os.environ.get("GOWHY_DATA")
+    passed, line = run(
+        arguments.from_manifest,
+        arguments.out,
+        planted=arguments.planted,
+        residues=None if data is None else Path(data) / "residues",
+        only=arguments.section,
+        limit=arguments.limit,
+    )
+    print(line)
+    return 0 if passed else 1
+
+
 def explain(arguments: argparse.Namespace) -> int:
     """`explain`: make the result folder, or find the complete one of an equal request."""
     set_quiet(arguments.quiet)
@@ -202,7 +271,10 @@ def explain(arguments: argparse.Namespace) -> int:
         terms=(*arguments.term, *(terms.terms if terms else ())),
         pairs=terms.pairs if terms else (),
         top_k=arguments.top_k,
-        methods=arguments.method or METHODS,
+        tier=arguments.tier,
+        methods=arguments.method,
+        threshold=arguments.threshold,
+        scan_positions=arguments.scan_positions,
         models=arguments.model,
         windows=arguments.window or (1,),
         limit=arguments.limit,

@@ -279,8 +279,8 @@ def _check_all(job: Job, parts: Parts) -> None:
     left = [target for target in job.targets if not parts.has(target.protein)]
     with progress("parity", len(left), "protein") as bar:
         for target in left:
-            for path, terms, _ in job.paths(target):
-                job.check(target, path, terms)
+            for planned in job.plan(target):
+                job.check(target, planned.path, planned.terms)
             bar.advance()
 
 

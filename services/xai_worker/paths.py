@@ -7,8 +7,9 @@ never saw it, and so is its path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,20 @@ from scipy import sparse
 from torch import Tensor
 
 from services.xai_worker.explainers.base import BoolArray
+from services.xai_worker.readers import (
+    MaskedCache,
+    SequenceModel,
+    embed_members,
+    masked_members,
+    masked_vectors,
+    mean_members,
+    member_logits,
+)
 from services.xai_worker.stored import Place, StoredRun
 from shared.models.base import LOGIT_LIMIT, Level1Model
 from shared.models.calibration import Calibration
 from shared.models.features import Features
+from shared.models.knn import Knn
 from shared.nn.encoders import Encoder
 from shared.nn.heads import MlpModel
 from shared.nn.stacker import StackerEnsemble, float32_only
@@ -51,27 +62,22 @@ class Bundle(Protocol):
         """From stacker logits to probabilities."""
         ...
 
-
-@runtime_checkable
-class SequenceModel(Protocol):
-    """A level-1 model that reads the residues themselves."""
-
-    terms: tuple[str, ...]
-
-    def embed_tokens(self, sequence: str) -> Tensor:
-        """Residue embeddings [L, D]."""
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """`model_metadata.json`."""
         ...
 
-    def forward_embedded(self, embedded: Tensor) -> Tensor:
-        """Residue embeddings [B, L, D] -> logits [B, term]; differentiable."""
+    @property
+    def references(self) -> tuple[list[str], list[str]]:
+        """Ids and sequences of the proteins that vote, in train row order."""
         ...
 
-    def mean_residue(self) -> Tensor:
-        """Mean embedding [D] of the twenty amino acids."""
+    def knn_reference(self) -> Knn:
+        """The labelled neighbours of the KNN correction."""
         ...
 
-    def masked_logits(self, sequence: str, positions: Sequence[int]) -> Tensor:
-        """Logits [term] with mask tokens at the 0-based positions."""
+    def rare_scores(self, features: Features) -> sparse.csr_array | None:
+        """The homology vote over the terms that the stacker does not score."""
         ...
 
 
@@ -92,20 +98,37 @@ class SequencePath:
         members: fold models.
         sequence: the protein.
         columns: the asked terms' positions among the members' terms.
+        cache: of the protein's masked scores.
     """
 
-    def __init__(self, name: str, members: Sequence[SequenceModel], sequence: str, columns: Sequence[int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[SequenceModel],
+        sequence: str,
+        columns: Sequence[int],
+        *,
+        cache: MaskedCache | None = None,
+    ) -> None:
         self.model, self.members, self.sequence, self.columns = name, members, sequence, list(columns)
         self.covered: BoolArray = np.ones(len(sequence), bool)
+        self.cache = cache or MaskedCache()
+
+    def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> SequencePath:
+        """The same function of another sequence; `cache` is of that sequence."""
+        return SequencePath(self.model, self.members, sequence, self.columns, cache=cache)
 
     def inputs(self) -> Tensor:
         """[1, residues, sum of the members' widths]."""
-        return torch.cat([member.embed_tokens(self.sequence).detach() for member in self.members], dim=-1)[None]
+        return self.embed(self.sequence)
+
+    def embed(self, sequence: str) -> Tensor:
+        """The inputs [1, len(sequence), sum of the members' widths] of another sequence."""
+        return embed_members(self.members, sequence)
 
     def baseline(self) -> Tensor:
         """The mean amino acid of each member at every residue."""
-        means = torch.cat([member.mean_residue().detach() for member in self.members])
-        return means.expand(1, len(self.sequence), -1).clone()
+        return mean_members(self.members, len(self.sequence))
 
     def logits(self, inputs: Tensor) -> Tensor:
         """[B, residues, widths] -> [B, asked terms]."""
@@ -113,12 +136,7 @@ class SequencePath:
 
     def masked_logits(self, groups: Sequence[Sequence[int]]) -> Tensor:
         """[groups, asked terms]."""
-        with torch.inference_mode():
-            rows = [
-                torch.stack([member.masked_logits(self.sequence, group)[self.columns] for member in self.members])
-                for group in groups
-            ]
-            return torch.stack(rows).mean(1)
+        return masked_members(self.model, self.members, self.sequence, groups, self.cache).mean(1)[:, self.columns]
 
     def stored_scale(self) -> Tensor:
         """[asked terms]."""
@@ -126,9 +144,8 @@ class SequencePath:
             return _limited_mean(self._member_logits(self.inputs()))
 
     def _member_logits(self, inputs: Tensor) -> Iterator[Tensor]:
-        widths = [member.mean_residue().shape[0] for member in self.members]
-        for member, own in zip(self.members, torch.split(inputs, widths, dim=-1), strict=True):
-            yield member.forward_embedded(own)[:, self.columns]
+        for logits in member_logits(self.members, inputs):
+            yield logits[:, self.columns]
 
 
 class PooledPath:
@@ -140,22 +157,60 @@ class PooledPath:
         members: fold models.
         features: one protein, row 0.
         columns: the asked terms' positions among the members' terms.
+        cache: of the protein's masked vectors.
+        reference: neutral pooled vector [D], such as the mean of the train proteins; for `state_reference`.
     """
 
     def __init__(
-        self, modality: str, encoder: Encoder, members: Sequence[MlpModel], features: Features, columns: Sequence[int]
+        self,
+        modality: str,
+        encoder: Encoder,
+        members: Sequence[MlpModel],
+        features: Features,
+        columns: Sequence[int],
+        *,
+        cache: MaskedCache | None = None,
+        reference: Callable[[], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         self.model, self.modality, self.encoder, self.members = f"mlp/{modality}", modality, encoder, members
+        self.features, self.reference = features, reference
         self.sequence, self.columns = features.sequences[0], list(columns)
+        self.cache = cache or MaskedCache()
         self.covered: BoolArray = np.ones(len(self.sequence), bool)
         row = np.zeros(1, np.int64)
         self.fixed = [member.blocks(features, row) for member in members]
         for member in members:
             member.network.requires_grad_(False)
 
+    def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> PooledPath:
+        """The same function of another sequence; the protein's other modalities stay."""
+        features = dataclasses.replace(self.features, sequences=[sequence])
+        return PooledPath(
+            self.modality, self.encoder, self.members, features, self.columns, cache=cache, reference=self.reference
+        )
+
     def inputs(self) -> Tensor:
         """[1, residues, D]."""
-        return self.encoder.embed_tokens(self.sequence).detach()[None]
+        return self.embed(self.sequence)
+
+    def embed(self, sequence: str) -> Tensor:
+        """The inputs [1, len(sequence), D] of another sequence."""
+        return self.encoder.embed_tokens(sequence).detach()[None]
+
+    def states(self) -> Tensor:
+        """Last hidden states [residues, D]; their mean is the pooled vector."""
+        return self.encoder.residues(self.sequence).to(self.encoder.device)
+
+    def state_reference(self) -> Tensor:
+        """Mean pooled vector [D] of the train proteins; without them, that of the mean amino acid."""
+        if self.reference is not None:
+            return torch.from_numpy(self.reference()).to(self.encoder.device)
+        with torch.inference_mode():
+            return self.encoder.forward_embedded(self.baseline())[0]
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """Pooled vectors [B, D] -> [B, asked terms]."""
+        return torch.stack(list(self._member_logits(pooled))).mean(0)
 
     def baseline(self) -> Tensor:
         """The mean amino acid at every residue; special tokens are the encoder's own and stay."""
@@ -163,13 +218,12 @@ class PooledPath:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """[B, residues, D] -> [B, asked terms]."""
-        return torch.stack(list(self._member_logits(self.encoder.forward_embedded(inputs)))).mean(0)
+        return self.head(self.encoder.forward_embedded(inputs))
 
     def masked_logits(self, groups: Sequence[Sequence[int]]) -> Tensor:
         """[groups, asked terms]; the encoder sees its own mask token, as it was trained to read it."""
         with torch.inference_mode():
-            pooled = torch.stack([self.encoder.masked(self.sequence, group) for group in groups])
-            return torch.stack(list(self._member_logits(pooled))).mean(0)
+            return self.head(masked_vectors(self.modality, self.encoder, self.sequence, groups, self.cache))
 
     def pooled(self) -> npt.NDArray[np.float32]:
         """The recomputed embedding [dim], to compare with the stored one."""
@@ -242,17 +296,25 @@ def residue_models(bundle: Bundle) -> tuple[str, ...]:
 
 
 def residue_path(
-    bundle: Bundle, run: StoredRun, name: str, place: Place, terms: Sequence[str]
+    bundle: Bundle, run: StoredRun, name: str, place: Place, terms: Sequence[str], *, cache: MaskedCache | None = None
 ) -> SequencePath | PooledPath:
     """The path of one protein through one model; `name` is one of `residue_models`."""
     level1, _, modality = name.partition("/")
-    members = _members(bundle, level1, place)
+    members = members_of(bundle, level1, place)
     columns = [members[0].terms.index(term) for term in terms]
     if modality:
         heads = [member for member in members if isinstance(member, MlpModel)]
-        return PooledPath(modality, bundle.encoders[modality], heads, run.features(place), columns)
+        return PooledPath(
+            modality,
+            bundle.encoders[modality],
+            heads,
+            run.features(place),
+            columns,
+            cache=cache,
+            reference=lambda: run.mean_embedding(modality),
+        )
     readers = [member for member in members if isinstance(member, SequenceModel)]
-    return SequencePath(name, readers, run.sequence(place), columns)
+    return SequencePath(name, readers, run.sequence(place), columns, cache=cache)
 
 
 def stacker_path(
@@ -278,9 +340,12 @@ def folds_of(bundle: Bundle, place: Place) -> list[int]:
     return list(bundle.stacker.layout.folds) if place.fold is None else [place.fold]
 
 
-def _members(bundle: Bundle, name: str, place: Place) -> Sequence[Level1Model]:
+def members_of(bundle: Bundle, name: str, place: Place) -> Sequence[Level1Model]:
+    """The fold models that score this protein: all, or the one that never saw it; a vote has one."""
     members = bundle.level1[name]
-    return members if place.fold is None else [members[bundle.stacker.layout.folds.index(place.fold)]]
+    if place.fold is None or len(members) == 1:
+        return members
+    return [members[bundle.stacker.layout.folds.index(place.fold)]]
 
 
 def _limited_mean(logits: Iterator[Tensor]) -> Tensor:

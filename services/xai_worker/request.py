@@ -6,11 +6,11 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from services.xai_worker.explainers import EXPLAINERS
+from services.xai_worker.methods import METHODS, TierName
 from shared.digests import digest_of
 from shared.errors import UsageError
 
-REQUEST_VERSION = 1  # part of every job id: bump it when the same request would give another result
+REQUEST_VERSION = 2  # part of every job id: bump it when the same request would give another result
 
 DEFAULT_PROTEINS = 5
 DEFAULT_TERMS = 3
@@ -32,7 +32,8 @@ class ExplainRequest(BaseModel):
     pairs: tuple[tuple[Name, Name], ...] = Field(
         (), max_length=100_000, description="(protein, term): terms of one protein only, beside those of all"
     )
-    methods: tuple[Name, ...] = Field(tuple(EXPLAINERS), min_length=1, max_length=50)
+    tier: TierName = Field("default", description="how much is computed: fast, default or full")
+    methods: tuple[Name, ...] = Field((), max_length=50, description="empty: those of the tier")
     models: tuple[Name, ...] = Field(
         (), max_length=50, description="such as cnn, mlp/esm2, stacker; empty: all that can be explained"
     )
@@ -41,14 +42,16 @@ class ExplainRequest(BaseModel):
     )
     limit: int | None = Field(None, ge=1, description="at most so many proteins; null: 5 where none is named")
     tolerance: float = Field(0.01, gt=0, le=1, description="accepted completeness error")
+    threshold: float = Field(0.5, gt=0, lt=1, description="probability that a counterfactual has to fall below")
+    scan_positions: int = Field(10, ge=0, description="positions of the exact mutation scan; 0: all")
     max_steps: int = Field(256, ge=16, le=4096, description="quadrature nodes before a result is flagged")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of methods that draw at random; the others ignore it")
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        unknown = [name for name in self.methods if name not in EXPLAINERS]
+        unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
-            raise ValueError(f"no method {unknown[0]!r}; methods: {', '.join(EXPLAINERS)}")
+            raise ValueError(f"no method {unknown[0]!r}; methods: {', '.join(METHODS)}")
         if any(window < 1 or window % 2 == 0 for window in self.windows):
             raise ValueError(f"windows {list(self.windows)} are not all odd and positive")
         return self

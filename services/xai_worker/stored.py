@@ -16,12 +16,13 @@ from scipy import sparse
 from shared.artefacts import artefact
 from shared.errors import IntegrityError, MissingInput
 from shared.models.channels import goa_matrices
-from shared.models.features import MODALITIES, Features
+from shared.models.features import MODALITIES, Features, Hits
 from shared.ontology import Ontology
 
 Part = Literal["test", "train"]
 FloatMap = npt.NDArray[np.floating]
 GOA_CHUNK_ROWS = 500_000
+BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,18 @@ class StoredRun:
     @cached_property
     def places(self) -> dict[str, Place]:
         """Protein -> where it stands; a protein in both parts counts as test."""
-        splits = self.read("parsed/splits.feather")
-        folds = np.where(splits["role"] == "fit", splits["fold"].to_numpy(np.int64), -1)
         found = {
-            protein: Place("train", row, None if folds[row] < 0 else int(folds[row]))
+            protein: Place("train", row, None if self.folds[row] < 0 else int(self.folds[row]))
             for row, protein in enumerate(self.proteins["train"]["id"])
         }
         found.update({protein: Place("test", row, None) for row, protein in enumerate(self.proteins["test"]["id"])})
         return found
+
+    @cached_property
+    def folds(self) -> npt.NDArray[np.int64]:
+        """[train protein] the fold it was held out in; -1 for validation proteins."""
+        splits = self.read("parsed/splits.feather")
+        return np.where(splits["role"] == "fit", splits["fold"].to_numpy(np.int64), -1)
 
     def sequence(self, place: Place) -> str:
         """The protein's residues."""
@@ -108,13 +113,26 @@ class StoredRun:
             raise IntegrityError(f"{array.shape[0]} rows for {len(self.proteins[part])} proteins", where=path)
         return array
 
-    def features(self, place: Place) -> Features:
-        """One protein as the models saw it, as row 0; without homology hits, which no explained model reads."""
+    def features(self, place: Place, *, hits: bool = False) -> Features:
+        """One protein as the models saw it, as row 0; homology hits on request."""
         rows = slice(place.row, place.row + 1)
         dense = {name: _embeddings(self.folder, place.part, name)[rows] for name in MODALITIES}
         taxa = self.read(f"parsed/{place.part}_taxa.feather")["taxon_id"].to_numpy(np.int64)[rows]
         protein = self.proteins[place.part].iloc[place.row]
-        return Features([protein["id"]], [protein["sequence"]], dense, taxa, None)
+        found = None
+        if hits:
+            table = _hits(self.folder, place.part)
+            found = Hits.from_frame(table[table["query"] == place.row].assign(query=0), 1)
+        return Features([protein["id"]], [protein["sequence"]], dense, taxa, found)
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The words of the text modality, in column order."""
+        return list(self.read("features/text_vectorizer.json")["vocabulary"])
+
+    def mean_embedding(self, modality: str) -> npt.NDArray[np.float32]:
+        """Mean pooled vector [D] over the train proteins."""
+        return _mean_embedding(self.folder, modality)
 
     def level1_logits(self, place: Place, models: Sequence[str]) -> dict[str, FloatMap]:
         """Stored level-1 logits of one protein, [1, level-1 term] by model."""
@@ -139,3 +157,18 @@ class StoredRun:
 def _embeddings(folder: Path, part: Part, modality: str) -> FloatMap:
     array: FloatMap = StoredRun(folder).read(f"features/{part}_embeds_{modality}.npy")
     return array
+
+
+@cache
+def _mean_embedding(folder: Path, modality: str) -> npt.NDArray[np.float32]:
+    array = _embeddings(folder, "train", modality)
+    total = np.zeros(array.shape[1])
+    for start in range(0, len(array), BLOCK_ROWS):
+        total += np.asarray(array[start : start + BLOCK_ROWS], np.float64).sum(axis=0)
+    return (total / max(1, len(array))).astype(np.float32)
+
+
+@cache
+def _hits(folder: Path, part: Part) -> pd.DataFrame:
+    table: pd.DataFrame = StoredRun(folder).read(f"parsed/homology_{part}.feather")
+    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -75,9 +75,14 @@ class InputBlock(nn.Module):
         self.register_buffer("std", None if std is None else torch.from_numpy(std), persistent=False)
         self.linear = nn.Linear(dimension, width)
 
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Raw vectors [batch, dimension] -> [batch, width]."""
-        hidden: torch.Tensor = self.linear(transform_vectors(vectors, self.version, self.mean, self.std))
+    def forward(self, vectors: torch.Tensor, *, unit: bool = False) -> torch.Tensor:
+        """Raw vectors [batch, dimension] -> [batch, width].
+
+        `unit` vectors are of v2's length already: a line from the zero vector, as explanations follow it, has
+        no length to divide by at its start.
+        """
+        version: Version = "v1" if unit else self.version
+        hidden: torch.Tensor = self.linear(transform_vectors(vectors, version, self.mean, self.std))
         return hidden
 
 
@@ -102,9 +107,9 @@ class MlpNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.heads = HeadRegistry(hidden, groups)
 
-    def forward(self, blocks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Raw vectors by block name, float32 [batch, dimension] -> logits [batch, term]."""
-        joined = torch.cat([self.inputs[name](blocks[name]) for name in self.names], dim=1)
+    def forward(self, blocks: Mapping[str, torch.Tensor], unit: Collection[str] = ()) -> torch.Tensor:
+        """Raw vectors by block name, float32 [batch, dimension] -> logits [batch, term]; see `InputBlock` for `unit`."""
+        joined = torch.cat([self.inputs[name](blocks[name], unit=name in unit) for name in self.names], dim=1)
         hidden = self.enter(joined)
         hidden = hidden + self.deepen(hidden)
         logits: torch.Tensor = self.heads(self.dropout(functional.gelu(self.leave(hidden))))

@@ -24,6 +24,8 @@ from shared.models.calibration import Calibration, Platt
 from shared.models.channels import Channels
 from shared.models.feature_space import FeatureSpace
 from shared.models.features import Features
+from shared.models.knn import Knn
+from shared.models.reference import Reference
 from shared.nn.encoders import Encoder, load_encoder
 from shared.nn.heads import MlpModel, MlpNetwork
 from shared.nn.stacker import StackerEnsemble, StackerLayout, StackerShape
@@ -37,6 +39,7 @@ PARENTS: list[list[int]] = [[], [], [0], [1], [0], [2], [2], [5]]
 ASPECT_OF = [0, 1, 0, 1, 0, 0, 0, 0]
 MODEL_TERMS = 7
 SITE = "GKS"
+WORDS = ("kinase", "membrane", "repair")
 
 
 class TinyCnn(nn.Module):
@@ -82,6 +85,16 @@ class FakeBundle:
     calibration: Calibration = field(
         default_factory=lambda: Calibration({aspect: Platt(1.2, 0.1) for aspect in ASPECTS}, dict.fromkeys(ASPECTS))
     )
+    metadata: dict[str, Any] = field(default_factory=lambda: {"knn_lambda": 0.5})
+    references: tuple[list[str], list[str]] = ([], [])
+    knn: Knn | None = None
+
+    def knn_reference(self) -> Knn:
+        assert self.knn is not None
+        return self.knn
+
+    def rare_scores(self, features: Features) -> None:
+        return None
 
 
 @dataclass
@@ -101,6 +114,9 @@ class ExplainedRun:
         train = [f"P{i}" for i in range(6)]
         self.parts = {"train": self._features(train, 1), "test": self._features(list(self.test_ids), 2)}
         self.bundle = FakeBundle(self._level1(), self.encoders, self._stacker())
+        train = self.parts["train"]
+        self.bundle.references = (list(train.ids), list(train.sequences))
+        self.bundle.knn = self._knn()
         self._write()
 
     @cached_property
@@ -135,7 +151,8 @@ class ExplainedRun:
             letters[4 + row : 7 + row] = list(SITE)
             sequences.append("".join(letters))
         dense = {name: encoder.embed(sequences).astype(np.float16) for name, encoder in self.encoders.items()}
-        dense["text"] = np.zeros((len(ids), 0), np.float16)
+        words = rng.random((len(ids), len(WORDS))) * (rng.random((len(ids), len(WORDS))) < 0.7)
+        dense["text"] = words.astype(np.float16)
         taxa = rng.choice([9606, 10090], len(ids)).astype(np.int64)
         return Features(ids, sequences, dense, taxa, None)
 
@@ -146,10 +163,22 @@ class ExplainedRun:
         heads = []
         for fold in FOLDS:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(fold)
+                torch.manual_seed(fold + 7)
                 heads.append(MlpModel(MlpNetwork(space, groups, hidden=8, dropout=0.1), space, tuple(self.terms)))
         votes: Any = [object()]
         return {"homology": votes, "mlp": heads, "cnn": [TinyCnn(self.terms, fold) for fold in FOLDS]}  # type: ignore[dict-item]
+
+    def _knn(self) -> Knn:
+        """Five fit proteins that vote; each has the terms of its row's parity."""
+        train, rows = self.parts["train"], np.arange(5)
+        space = FeatureSpace.fit(train, rows, version="v2", normalize=False, min_taxon_proteins=99)
+        marks = np.tile(np.eye(2, dtype=np.float32)[rows % 2], (1, 4))[:, : len(self.terms)]
+        aspects = np.array([self.ontology.aspects[self.ontology.index[term]] for term in self.terms], np.int8)
+        annotated = np.array([[True, True, False]] * 4 + [[False, True, False]])
+        labels = sparse.csr_array(marks * annotated[:, aspects])
+        reference = Reference(rows, labels, annotated, aspects, np.full(len(self.terms), 0.2, np.float32))
+        embeddings = Knn.embed(space, train, rows).astype(np.float16)
+        return Knn(reference, embeddings, space, tuple(self.terms), neighbours=4, temperature=0.1)
 
     def _stacker(self) -> StackerEnsemble:
         index = [self.ontology.index[term] for term in self.terms]
@@ -207,11 +236,15 @@ class ExplainedRun:
                 }
             ),
             "features/level1_terms.json": {"terms": terms, "aspects": aspects, "fold_terms": fold_terms},
+            "features/text_vectorizer.json": {"vocabulary": list(WORDS)},
             "features/top_terms_1500.json": {"terms": terms, "aspects": aspects},
         }
         for part, features in self.parts.items():
             values[f"parsed/{part}_seq.feather"] = pd.DataFrame({"id": features.ids, "sequence": features.sequences})
             values[f"parsed/{part}_taxa.feather"] = pd.DataFrame({"id": features.ids, "taxon_id": features.taxa})
+            values[f"parsed/homology_{part}.feather"] = pd.DataFrame(
+                {name: np.zeros(0, np.int64) for name in ("query", "target", "bits", "fident", "qcov", "tcov")}
+            )
             values |= {
                 f"features/{part}_embeds_{name}.npy": np.asarray(array) for name, array in features.dense.items()
             }

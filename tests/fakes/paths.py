@@ -33,6 +33,11 @@ class LinearPath:
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.einsum("bld,tld->bt", inputs, self.weights) + 0.5
 
+    def embed(self, sequence: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(99)
+        table = torch.randn(128, self.embedded.shape[1], generator=generator)
+        return table[[ord(letter) for letter in sequence]][None]
+
     def masked_logits(self, groups: Sequence[Sequence[int]]) -> torch.Tensor:
         rows = []
         for group in groups:
@@ -84,3 +89,27 @@ def linear_path(
     covered[list(unseen)] = False
     embedded = torch.randn(length, width, generator=generator)
     return kind(embedded, torch.randn(terms, length, width, generator=generator), covered)
+
+
+class ChannelPath(LinearPath):
+    """The same function without residues: what the stacker's path looks like."""
+
+    embed = None  # type: ignore[assignment]
+
+
+class PooledMeanPath(LinearPath):
+    """F(e) = w . mean(states) + b with states = embeddings; one weight vector serves all residues."""
+
+    model = "pooled"
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head((inputs * torch.from_numpy(self.covered)[:, None]).mean(1))
+
+    def states(self) -> torch.Tensor:
+        return self.embedded
+
+    def state_reference(self) -> torch.Tensor:
+        return torch.zeros(self.embedded.shape[1])
+
+    def head(self, pooled: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(pooled @ self.weights[:, 0].T) + 0.5

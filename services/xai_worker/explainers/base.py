@@ -17,7 +17,7 @@ import torch
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Advance = Callable[[int], None]
-Subject = Literal["residues", "channels"]
+Subject = Literal["residues", "channels", "mutations"]
 
 
 @runtime_checkable
@@ -49,6 +49,27 @@ class ResiduePath(Path, Protocol):
         """F with the residues of each group (0-based) masked: [groups, asked terms]."""
         ...
 
+    def embed(self, sequence: str) -> torch.Tensor:
+        """The inputs [1, len(sequence), width] of another sequence, as `logits` takes them."""
+        ...
+
+
+@runtime_checkable
+class StatePath(ResiduePath, Protocol):
+    """A residue path through a mean over residue states: F(x) = head(mean of the states)."""
+
+    def states(self) -> torch.Tensor:
+        """The residues' states [residues, D]."""
+        ...
+
+    def state_reference(self) -> torch.Tensor:
+        """The neutral pooled vector [D]."""
+        ...
+
+    def head(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Pooled vectors [B, D] -> logits [B, asked terms]."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
@@ -69,14 +90,19 @@ class Completeness:
 class Attribution:
     """What each input adds to one logit.
 
-    `values` is [residues] or [nodes, channels]; NaN where the model never sees the input.
-    `score` is F(x), `reference` is F(x') (None where the method compares with no baseline).
+    `values` is [residues], [nodes, channels] or [residues, 20 amino acids]; NaN where the model never
+    sees the input, or where a substitution was not scanned. `score` is F(x), `reference` is F(x') (None
+    where the method compares with no baseline). `standard_errors` has the shape of `values`. `note`
+    says what the values are not.
     """
 
     values: FloatArray
     score: float
     reference: float | None
     completeness: Completeness | None
+    standard_errors: FloatArray | None = None
+    agreement: float | None = None  # rank correlation with a cheaper method's values of the same thing
+    note: str | None = None
 
 
 class Explainer(Protocol):
@@ -90,6 +116,10 @@ class Explainer(Protocol):
         """The name with those options that change the values, such as `occlusion_5`."""
         ...
 
+    def accepts(self, path: Path) -> bool:
+        """Whether the method can explain this path."""
+        ...
+
     def work(self, path: Path) -> int:
         """Upper bound of the units that `attribute` will report to `advance`."""
         ...
@@ -97,6 +127,17 @@ class Explainer(Protocol):
     def attribute(self, path: Path, advance: Advance) -> list[Attribution]:
         """One attribution per asked term, in the order of the path's columns."""
         ...
+
+
+def residue_path(path: Path) -> ResiduePath:
+    """The path itself.
+
+    Raises:
+        TypeError: it has no residues.
+    """
+    if not isinstance(path, ResiduePath):
+        raise TypeError(f"{path.model} has no residues to attribute to")
+    return path
 
 
 def finite_sum(values: FloatArray) -> float:

@@ -12,7 +12,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from services.xai_worker.explainers.base import Advance, Attribution, FloatArray, Path, ResiduePath, Subject
+from services.xai_worker.explainers.base import (
+    Advance,
+    Attribution,
+    FloatArray,
+    Path,
+    ResiduePath,
+    Subject,
+    residue_path,
+)
 
 BATCH_RESIDUES = 16_384
 
@@ -38,13 +46,17 @@ class Occlusion:
         """`occlusion`, or `occlusion_5` for a window of five."""
         return self.name if self.window == 1 else f"{self.name}_{self.window}"
 
+    def accepts(self, path: Path) -> bool:
+        """Any path from residues."""
+        return isinstance(path, ResiduePath)
+
     def work(self, path: Path) -> int:
         """One forward per residue that the model sees."""
-        return int(_residue_path(path).covered.sum())
+        return int(residue_path(path).covered.sum())
 
     def attribute(self, path: Path, advance: Advance) -> list[Attribution]:
         """One forward per residue serves every asked term."""
-        residues = _residue_path(path)
+        residues = residue_path(path)
         with torch.inference_mode():
             whole = residues.logits(residues.inputs())[0].double().cpu().numpy()
         drops = self._drops(residues, whole, advance)
@@ -67,9 +79,3 @@ class Occlusion:
             drops[chosen] = whole - masked
             advance(len(chosen))
         return drops
-
-
-def _residue_path(path: Path) -> ResiduePath:
-    if not isinstance(path, ResiduePath):
-        raise TypeError(f"{path.model} has no residues to mask")
-    return path

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from services.xai_worker.explainers.base import Advance, Attribution, BoolArray, FloatArray, Path, Subject
+from services.xai_worker.explainers.base import Advance, Attribution, BoolArray, FloatArray, Path, ResiduePath, Subject
 from services.xai_worker.explainers.integrated_gradients import Quadrature
 
 Relation = Literal["self", "ancestors", "descendants", "other"]
@@ -32,16 +32,18 @@ class StackerParts:
         """The name; its options change precision only."""
         return self.name
 
+    def accepts(self, path: Path) -> bool:
+        """Any path that is not of residues."""
+        return not isinstance(path, ResiduePath)
+
     def work(self, path: Path) -> int:
         """One unit per asked term."""
         return int(path.logits(path.inputs()).shape[1])
 
     def attribute(self, path: Path, advance: Advance) -> list[Attribution]:
         """`values` is [nodes, channels], one attribution per asked term."""
-        found = []
-        for column in range(self.work(path)):
-            found.append(self.quadrature.integrate(path, column))
-            advance(1)
+        found = self.quadrature.integrate(path)
+        advance(len(found))
         return found
 
 

@@ -145,7 +145,7 @@ def test_proteins_from_a_file_stand_in_for_the_test_part(fake_run: ExplainedRun,
     found = []
     for job in jobs:
         job.choose(None)
-        found.append([item.model_copy(update={"protein": ""}) for item in job.explain(job.targets[0])])
+        found.append([item.model_copy(update={"protein": ""}) for item in job.explain(job.targets[0]).documents])
     assert found[0] == found[1]
     assert run.also_trained_on == []
     train = str(stored.proteins["train"]["sequence"].iloc[0])

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from services.xai_worker.cli import EXPORTS, METHODS, build_parser
+from services.xai_worker.cli import EXPORTS, build_parser
+from services.xai_worker.evidence import EVIDENCE
 from services.xai_worker.explainers import EXPLAINERS
 from services.xai_worker.exports import EXPORTERS
+from services.xai_worker.methods import METHODS, TIERS
 from shared.edge import main
 
 
 def test_the_methods_are_the_registered_ones() -> None:
-    assert tuple(EXPLAINERS) == METHODS
+    assert (*EXPLAINERS, *EVIDENCE) == METHODS
+    for tier in TIERS.values():
+        assert set(tier.methods) | set(tier.final) | set(tier.draws) <= set(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from shared.errors import MissingInput, ParityError, UsageError
 from shared.logs import Logger
 from tests.fakes.explained_run import SITE, ExplainedRun
 
+EVIDENCE_KINDS = ("account", "counterfactual_modalities", "go_path", "knn_shares", "shapley")
+
 
 def make(run: ExplainedRun, folder: Path, *, sites: Any = None, log: Logger | None = None, **asked: Any) -> Outcome:
     request = ExplainRequest(**{"proteins": ("T1", "P2"), "terms": tuple(run.terms[2:4]), **asked})
@@ -42,10 +44,15 @@ def test_every_pair_is_explained_by_every_model_and_method(outcome: Outcome, fak
         (p, t, *how)
         for p in ("P2", "T1")
         for t in fake_run.terms[2:4]
-        for how in [*residues, ("stacker", "stacker_parts")]
+        for how in [
+            *residues,
+            ("stacker", "stacker_parts"),
+            ("final", "occlusion"),
+            *(("final", e) for e in EVIDENCE_KINDS),
+        ]
     ]
     assert found == sorted(wanted)
-    assert outcome.result["counts"] == {"explanations": 28, "proteins": 2, "not_converged": 0}
+    assert outcome.result["counts"] == {"explanations": 52, "proteins": 2, "not_converged": 0}
 
 
 def test_lines_follow_the_schema(outcome: Outcome) -> None:
@@ -64,7 +71,7 @@ def test_the_gates_hold_and_are_written(outcome: Outcome) -> None:
         parity, completeness = line["gates"]["parity"], line["gates"]["completeness"]
         assert parity["difference"] <= parity["tolerance"]
         assert (line["gates"]["embedding"] is not None) == line["model"].startswith("mlp/")
-        assert (completeness is None) == line["method"].startswith("occlusion")
+        assert (completeness is not None) == (line["method"] in ("integrated_gradients", "stacker_parts", "account"))
         if completeness is not None:
             assert completeness["converged"]
             parts = line["values"] if line["kind"] == "residues" else [part["value"] for part in line["parts"]]
@@ -179,7 +186,7 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
         ({"proteins": ("T11",)}, MissingInput, "Similar ids: T1"),
         ({"terms": ("GO:0000777",)}, MissingInput, "is not in the ontology"),
         ({"terms": ("GO:0000007",)}, MissingInput, "not among the model's 7 terms.*GO:0000005 term 5"),
-        ({"models": ("gcn",)}, UsageError, "cnn, mlp/esm2, mlp/t5, stacker"),
+        ({"models": ("gcn",)}, UsageError, "cnn, mlp/esm2, mlp/t5, stacker, final"),
         ({"models": ("stacker",), "methods": ("occlusion",)}, UsageError, "no method"),
     ],
 )

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.xai_worker.explainers import Attribution, Explainer
-from services.xai_worker.explainers.integrated_gradients import IntegratedGradients, Quadrature
+from services.xai_worker.explainers.integrated_gradients import IntegratedGradients, Quadrature, mean_gradients
 from tests.contracts.explainer_contract import ExplainerContract
+from tests.fakes.encoder_paths import encoder_path
 from tests.fakes.paths import CubicPath, JaggedPath, LinearPath, ReluPath, linear_path
 
 
@@ -87,3 +88,27 @@ def test_the_relative_error_has_a_floor_where_nothing_changes() -> None:
     assert item.completeness is not None
     assert item.completeness.converged
     assert item.completeness.error < 0.01
+
+
+def test_an_encoder_agrees_with_captum_on_the_same_line() -> None:
+    """Float32, a real ESM-2 architecture with random weights, five terms: 1e-4 of the largest value."""
+    path = encoder_path("esm2_tiny", 60)
+    captum = CaptumIntegratedGradients(path.logits)
+    found = mean_gradients(
+        lambda points: path.logits(points[0]), (path.inputs(),), (path.baseline(),), range(5), steps=16, batch=4
+    )
+    for term, (mean,) in enumerate(found):
+        ours = (mean * (path.inputs() - path.baseline())[0]).sum(-1)
+        wanted = captum.attribute(
+            path.inputs(), path.baseline(), target=term, n_steps=16, method="gausslegendre"
+        )[0].sum(-1)  # fmt: skip
+        assert (ours - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_a_protein_beyond_the_models_window_is_explained_to_its_end() -> None:
+    path = encoder_path("esm2_tiny", 130, window=50)
+    for item in IntegratedGradients().attribute(path, lambda _: None):
+        assert item.completeness is not None
+        assert item.completeness.converged
+        assert np.isfinite(item.values).all()
+        assert (np.abs(item.values[[0, 49, 60, 129]]) > 0).all()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,13 +10,16 @@ from hypothesis import strategies as st
 from services.xai_worker.explainers import Explainer
 from services.xai_worker.explainers.stacker_parts import RELATIONS, StackerParts, parts_of
 from tests.contracts.explainer_contract import ExplainerContract
-from tests.fakes.paths import CubicPath, linear_path
+from tests.fakes.paths import ChannelPath, CubicPath, LinearPath, linear_path
 
 
 class TestStackerParts(ExplainerContract):
     @pytest.fixture
     def explainer(self) -> Explainer:
         return StackerParts()
+
+    def path(self, **options: Any) -> LinearPath:
+        return linear_path(**{"kind": ChannelPath, **options})
 
     def test_values_keep_nodes_and_channels_apart_and_sum_to_the_whole(self) -> None:
         path = linear_path(length=5, width=4, kind=CubicPath)

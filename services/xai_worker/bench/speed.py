@@ -1,0 +1,109 @@
+"""How long integrated gradients of five terms take, beside captum, on a random-init ESM-2 of 8 M parameters.
+
+captum naive integrates each term by itself, 50 steps in one batch; captum at its best has the fastest
+`internal_batch_size` of those tried. All are run in turn, in one process, on one thread, and compared by
+processor time, which other programs on the machine disturb less than the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients as Captum
+
+from services.xai_worker.bench.base import SEED, Check, Figure, Material, Row, Section
+from services.xai_worker.explainers.integrated_gradients import Quadrature, mean_gradients
+from shared.config.embed import EncoderConfig
+from shared.nn.encoders import load_encoder
+from shared.nn.encoders.base import STANDARD_RESIDUES
+from shared.progress import progress
+
+ENCODER, LENGTH, TERMS, STEPS, ROUNDS = "esm2_t6_8M", 200, 5, 50, 3
+BATCHES = (1, 2, 5, 10)  # rows; captum's internal_batch_size counts the same
+NAIVE_LIMIT, BEST_LIMIT, SAME, AGREES = 8.0, 2.5, 1e-3, 1e-4
+
+
+def measure(material: Material) -> Section:
+    """Processor seconds of each, the ratio, and how far the results are apart."""
+    rounds = material.at_most(ROUNDS)
+    encoder = load_encoder(EncoderConfig(name=ENCODER), "cpu")
+    generator = torch.Generator().manual_seed(SEED)
+    weights = torch.randn(encoder.dim, TERMS, generator=generator) / encoder.dim**0.5
+    sequence = "".join(np.random.default_rng(SEED).choice(list(STANDARD_RESIDUES), LENGTH))
+    inputs = encoder.embed_tokens(sequence).detach()[None]
+    baseline = encoder.mean_residue().detach().expand(1, LENGTH, -1).clone()
+
+    def forward(points: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(encoder.forward_embedded(points) @ weights)
+
+    def captum(batch: int | None) -> torch.Tensor:
+        method = Captum(forward)
+        return torch.stack([
+            method.attribute(inputs, baseline, target=term, n_steps=STEPS, method="gausslegendre", internal_batch_size=batch)[0].detach().sum(-1)
+            for term in range(TERMS)
+        ])  # fmt: skip
+
+    steps = []
+
+    def ours() -> torch.Tensor:
+        columns = Quadrature().gradients(lambda points: forward(points[0]), (inputs,), (baseline,), LENGTH)
+        steps.append(max(column[3] for column in columns))
+        return torch.stack([(means[0] * (inputs - baseline)[0]).sum(-1) for means, *_ in columns])
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "gowhy": ours,
+        "captum, whole batch": lambda: captum(None),
+        **{f"captum, internal_batch_size {b}": (lambda b=b: captum(b)) for b in BATCHES},  # type: ignore[misc]
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    results: dict[str, torch.Tensor] = {}
+    with progress("speed", rounds * len(ways), "run") as bar:
+        for _ in range(rounds):
+            for name, way in ways.items():
+                started = time.process_time()
+                results[name] = way()
+                seconds[name].append(time.process_time() - started)
+                bar.advance(1)
+    best = {name: min(values) for name, values in seconds.items()}
+    naive, own = best["captum, whole batch"], best["gowhy"]
+    tuned = min(value for name, value in best.items() if "internal" in name)
+    scale = results["captum, whole batch"].abs().max()
+    apart = float((results["gowhy"] - results["captum, whole batch"]).abs().max() / scale)
+    line = mean_gradients(lambda p: forward(p[0]), (inputs,), (baseline,), range(TERMS), steps=STEPS, batch=2)
+    same_steps = torch.stack([(mean * (inputs - baseline)[0]).sum(-1) for (mean,) in line])
+    agreement = float((same_steps - results["captum, whole batch"]).abs().max() / scale)
+    rows: list[Row] = [{"way": name, "seconds": value, "times gowhy": value / own} for name, value in best.items()]
+    text = (
+        f"Integrated gradients of {TERMS} terms of one protein of {LENGTH} residues, {ENCODER} with random weights, "
+        f"{torch.get_num_threads()} thread; fastest of {rounds} interleaved rounds, processor seconds. gowhy stopped at "
+        f"{max(steps)} steps (completeness 0.01), captum took {STEPS}; largest difference {apart:.1e} of the largest value, "
+        f"at the same steps {agreement:.1e}."
+    )
+    full = material.limit is None
+    checks = [
+        Check(
+            "speed, captum naive",
+            naive / own >= NAIVE_LIMIT if full else None,
+            f"{naive / own:.1f}x",
+            f">= {NAIVE_LIMIT}x",
+        ),
+        Check(
+            "speed, captum at its best",
+            tuned / own >= BEST_LIMIT if full else None,
+            f"{tuned / own:.1f}x",
+            f">= {BEST_LIMIT}x",
+        ),
+        Check("equal output", apart <= SAME, f"{apart:.1e}", f"<= {SAME}"),
+        Check("captum at the same steps", agreement <= AGREES, f"{agreement:.1e}", f"<= {AGREES}"),
+    ]
+    bars = {"seconds": list(best.items())}
+    return Section(
+        "Speed",
+        text,
+        rows,
+        checks,
+        [Figure("speed", "Integrated gradients, five terms", "", "processor seconds", bars, kind="bars")],
+    )
