@@ -6,7 +6,7 @@ ARGS ?=
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos lint format schema golden relock validate clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos xai-bench lint format schema golden relock validate clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,6 +45,13 @@ test-slow: setup ## the tests that take minutes
 
 chaos: setup ## kill the pipeline at random moments and compare bytes; KILLS=n
 	@GOWHY_KILLS=$(or $(KILLS),20) $(PYTHON) -m pytest -m chaos $(ARGS)
+
+BENCH := out/bench/planted
+xai-bench: setup ## measure the explanations of the newest finished run; SEEDS="1 2", BENCH_ARGS="--section speed"; ends with PASS or FAIL
+	@for seed in $(or $(SEEDS),1 2 3 4 5) 1p; do \
+	  config=$$($(PYTHON) -m services.train.data.planted --out $(BENCH)/data/seed-$$seed --seed $${seed%p} $$([ $$seed = $${seed%p} ] || echo --permute-labels)) && \
+	  $(PYTHON) -m services.train run --quiet --config $$config --set paths.out=$(BENCH)/runs --set run_id=seed-$$seed || exit 1; done
+	@$(PYTHON) -m services.xai_worker bench --from-manifest out/latest/manifest.json --planted $(BENCH) $(BENCH_ARGS)
 
 lint: setup ## ruff, mypy, import contracts
 	@.venv/bin/ruff check .

@@ -21,8 +21,8 @@ from shared.nn.encoders import load_encoder
 from shared.nn.encoders.base import STANDARD_RESIDUES
 from shared.progress import progress
 
-ENCODER, LENGTH, TERMS, STEPS, ROUNDS = "esm2_t6_8M", 200, 5, 50, 3
-BATCHES = (1, 2, 5, 10)  # rows; captum's internal_batch_size counts the same
+ENCODER, LENGTH, TERMS, STEPS, ROUNDS = "esm2_t6_8M", 100, 5, 50, 2
+BATCHES = (1, 2, 5)  # rows of a forward pass, which is what captum counts, too
 NAIVE_LIMIT, BEST_LIMIT, SAME, AGREES = 8.0, 2.5, 1e-3, 1e-4
 
 
