@@ -19,7 +19,8 @@ train_and_xai: setup ## the demo chain: nine stages, manifest, explanations, rep
 	@$(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 	@if [ -f $(SITES) ] && [ "$(CONFIG)" = configs/demo.yaml ]; then \
-	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40; fi
+	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40 \
+	    --tier fast --method occlusion --method integrated_gradients; fi
 	@echo "manifest: out/latest/manifest.json"; for page in out/latest/xai/*/index.html; do echo "report: $$page"; done
 
 train: setup ## the nine stages; CONFIG=configs/medium.yaml, ARGS="--set a.b=c"

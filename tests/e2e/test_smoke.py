@@ -53,7 +53,8 @@ def explain(out: Path, *arguments: str) -> Path:
 def explained(out) -> Path:
     """The CNN's explanations of every planted motif outside the fit."""
     sites = next((out / "cache").rglob("truth_sites.tsv"))
-    return explain(out, "--sites", str(sites), "--model", "cnn")
+    methods = ("--method", "occlusion", "--method", "integrated_gradients")
+    return explain(out, "--sites", str(sites), "--model", "cnn", "--tier", "fast", *methods)
 
 
 def figures(out: Path, explained: Path) -> dict[str, float]:

@@ -13,6 +13,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,8 @@ def measure(material: Material) -> Section:
 
 def _cascades(release: Release, proteins: int) -> tuple[list[Row], list[Check], list[Figure]]:
     rows: list[Row] = []
-    checks, lines = [], {}
+    checks: list[Check] = []
+    lines: dict[str, list[tuple[float | str, float]]] = {}
     for model in MODELS:
         cells: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         chosen = list(pairs(release, max(1, proteins // 5)))[:proteins] or _some(release, proteins)
@@ -149,9 +151,8 @@ def copied(path: ResiduePath) -> ResiduePath:
     return SequencePath(path.model, copy.deepcopy(path.members), path.sequence, path.columns)
 
 
-def _network(member: object) -> nn.Module:
-    network: nn.Module = member.network  # type: ignore[attr-defined]
-    return network
+def _network(member: object) -> Any:
+    return member.network  # type: ignore[attr-defined]
 
 
 def _rise(before: np.ndarray, after: np.ndarray) -> float:
