@@ -135,7 +135,7 @@ class Job:
                 known = known_of(self.bundle, self.run, target.place, self.goa[target.protein])
                 for aspect, terms in target.of_aspect(self.run).items():
                     whole = WholePath(self.bundle, self.run, known, aspect=aspect, terms=terms, cache=cache)
-                    yield Planned(whole, terms, explainers)
+                    yield Planned(whole, terms, [explainer for explainer in explainers if explainer.accepts(whole)])
             elif explainers:
                 residues = residue_path(self.bundle, self.run, name, target.place, target.terms, cache=cache)
                 accepting = [explainer for explainer in explainers if explainer.accepts(residues)]
