@@ -121,15 +121,15 @@ def test_paired_statistics_draw_whole_clusters() -> None:
 
 
 def test_a_method_that_does_not_beat_the_prior_is_said_so() -> None:
+    common = {"class": "metal", "model": "cnn", "against": "amino_acid_prior"}
     rows = [
-        {"model": "cnn", "method": "occlusion", "against": "amino_acid_prior", "AP": -0.01, "low": -0.03, "high": 0.01, "p": 0.6},
-        {"model": "cnn", "method": "other", "against": "amino_acid_prior", "AP": 0.1, "low": 0.05, "high": 0.2, "p": 0.001},
-    ]  # fmt: skip
-    first, second = sites.verdicts_of("metal", rows)
-    assert "does NOT beat" in first
-    assert " beats " in second
+        {**common, "method": "worse", "AP": -0.01, "low": -0.03, "high": 0.01, "p": 0.6},
+        {**common, "method": "better", "AP": 0.1, "low": 0.05, "high": 0.2, "p": 0.001},
+        {**common, "method": "lucky", "AP": 0.1, "low": 0.1, "high": 0.1, "p": 0.5},
+    ]
     sites._adjust(rows)
-    assert [row["q"] for row in rows] == pytest.approx([0.6, 0.002])
+    assert [row["q"] for row in rows] == pytest.approx([0.6, 0.003, 0.6])
+    assert ["does NOT beat" in said for said in sites.verdicts_of(rows)] == [True, False, True]
 
 
 def test_every_motif_of_the_generator_has_its_family() -> None:
