@@ -86,6 +86,7 @@ class Job:
     targets: list[Target] = field(default_factory=list)
     goa: dict[str, Mapping[str, sparse.csr_array]] = field(default_factory=dict)
     background: list[Known] = field(default_factory=list)
+    background_sequences: tuple[str, ...] = ()
     sites: Sites = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,9 +109,10 @@ class Job:
         """Choose the targets, and read what is known of them from GOA in one pass per part."""
         self.sites = sites or {}
         self.targets = Chooser(self.run, self.bundle.calibration).targets(self.request, sites)
+        others = self._background_ids()
+        self.background_sequences = tuple(self.run.sequence(self.run.places[protein]) for protein in others)
         if STACKER not in self.models and FINAL not in self.models:
             return
-        others = self._background_ids()
         for part in RUN_PARTS:
             proteins = [target.protein for target in self.targets if target.place.part == part]
             proteins = list(dict.fromkeys([*proteins, *(others if part == "train" else [])]))
@@ -286,11 +288,10 @@ class Job:
     def _explainers(self, model: str) -> list[Explainer]:
         quadrature = Quadrature(tolerance=self.request.tolerance, max_steps=self.request.max_steps)
         virtual = VirtualMutations(quadrature)
-        background = tuple(known.features.sequences[0] for known in self.background)
         options: dict[str, list[Explainer]] = {
             Occlusion.name: [Occlusion(window) for window in sorted(set(self.request.windows))],
             IntegratedGradients.name: [IntegratedGradients(quadrature)],
-            ExpectedGradients.name: [ExpectedGradients(background, tolerance=self.request.tolerance)],
+            ExpectedGradients.name: [ExpectedGradients(self.background_sequences, tolerance=self.request.tolerance)],
             PooledExact.name: [PooledExact(quadrature)],
             VirtualMutations.name: [virtual],
             ExactMutations.name: [ExactMutations(self.request.scan_positions, virtual=virtual)],
