@@ -39,7 +39,7 @@ from services.xai_worker.stored import Part as RunPart
 from services.xai_worker.stored import StoredRun
 from services.xai_worker.targets import Chooser, Target
 from services.xai_worker.whole import FINAL, Known, WholePath, known_of
-from shared.errors import UsageError
+from shared.errors import MissingInput, UsageError
 from shared.logs import Logger
 from shared.progress import progress
 
@@ -137,7 +137,7 @@ class Job:
                 known = known_of(self.bundle, self.run, target.place, self.goa[target.protein])
                 for aspect, terms in target.of_aspect(self.run).items():
                     whole = WholePath(self.bundle, self.run, known, aspect=aspect, terms=terms, cache=cache)
-                    yield Planned(whole, terms, [explainer for explainer in explainers if explainer.accepts(whole)])
+                    yield Planned(whole, terms, [e for e in explainers if whole.reads_residues and e.accepts(whole)])
             elif explainers:
                 residues = residue_path(self.bundle, self.run, name, target.place, target.terms, cache=cache)
                 accepting = [explainer for explainer in explainers if explainer.accepts(residues)]
@@ -261,7 +261,13 @@ class Job:
         found: list[AnyExplanation] = []
         for evidence in self.evidence:
             with progress(f"{target.protein} {evidence.name}", 1) as bar:
-                found += evidence.explain(context)
+                try:
+                    found += evidence.explain(context)
+                except MissingInput as error:
+                    if evidence.name in self.request.methods:
+                        raise
+                    # Part of a tier, not asked for by name: a bundle without a KNN reference is a legitimate one.
+                    self.log.warning("left_out", protein=target.protein, method=evidence.name, reason=str(error))
                 bar.advance(1)
         return found
 

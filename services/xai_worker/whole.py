@@ -120,6 +120,11 @@ class WholePath:
         own = bundle.stacker.channel_inputs(aspect, known.level1, known.goa, missing=missing)
         self._channels = own.cpu()  # [1, term of the aspect, channel]
 
+    @property
+    def reads_residues(self) -> bool:
+        """Whether any part of the model reads the sequence itself; a model of votes alone does not."""
+        return bool(self.readers or self.encoders)
+
     def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> WholePath:
         """The same function of another sequence; everything else that is known of the protein stays."""
         features = replace(self.known.features, sequences=[sequence])
