@@ -8,7 +8,7 @@ MODE ?= in-process
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker test-browser ui test-stores bench-store clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker test-browser ui test-stores bench-store xai-bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -22,7 +22,8 @@ train_and_xai: setup ## the demo chain: nine stages, manifest, explanations, rep
 	  else $(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json; fi
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 	@if [ -f $(SITES) ] && [ "$(CONFIG)" = configs/demo.yaml ]; then \
-	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40; fi
+	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40 \
+	    --tier fast --method occlusion --method integrated_gradients; fi
 	@echo "manifest: out/latest/manifest.json"; for page in out/latest/xai/*/index.html; do echo "report: $$page"; done
 
 train: setup ## the nine stages; CONFIG=configs/medium.yaml, ARGS="--set a.b=c"
@@ -68,6 +69,13 @@ chaos: setup ## kill the pipeline and the service at random moments and named po
 
 quality: setup ## run DATA (medium or tiny), write its quality page, hold it to gates; ARGS=--ablations
 	@$(PYTHON) -m benchmarks.quality --data $(or $(DATA),medium) $(ARGS)
+
+BENCH := out/bench/planted
+xai-bench: setup ## measure the explanations of the newest finished run; SEEDS="1 2", BENCH_ARGS="--section speed"; ends with PASS or FAIL
+	@for seed in $(or $(SEEDS),1 2 3 4 5) 1p; do \
+	  config=$$($(PYTHON) -m services.train.data.planted --out $(BENCH)/data/seed-$$seed --seed $${seed%p} $$([ $$seed = $${seed%p} ] || echo --permute-labels)) && \
+	  $(PYTHON) -m services.train run --quiet --config $$config --set paths.out=$(BENCH)/runs --set run_id=seed-$$seed || exit 1; done
+	@$(PYTHON) -m services.xai_worker bench --from-manifest out/latest/manifest.json --planted $(BENCH) $(BENCH_ARGS)
 
 lint: setup ## ruff, mypy, import contracts
 	@.venv/bin/ruff check .

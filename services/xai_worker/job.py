@@ -40,7 +40,7 @@ from services.xai_worker.stored import Part as RunPart
 from services.xai_worker.stored import StoredRun
 from services.xai_worker.targets import Chooser, Target
 from services.xai_worker.whole import FINAL, Known, WholePath, known_of
-from shared.errors import UsageError
+from shared.errors import MissingInput, UsageError
 from shared.logs import Logger
 from shared.progress import progress
 
@@ -88,6 +88,7 @@ class Job:
     targets: list[Target] = field(default_factory=list)
     goa: dict[str, Mapping[str, sparse.csr_array]] = field(default_factory=dict)
     background: list[Known] = field(default_factory=list)
+    background_sequences: tuple[str, ...] = ()
     sites: Sites = field(default_factory=dict)
     observe: Observer | None = None
     batch_halvings: int = 0  # how often the forward batches are halved
@@ -112,9 +113,10 @@ class Job:
         """Choose the targets, and read what is known of them from GOA in one pass per part."""
         self.sites = sites or {}
         self.targets = Chooser(self.run, self.bundle.calibration).targets(self.request, sites)
+        others = self._background_ids()
+        self.background_sequences = tuple(self.run.sequence(self.run.places[protein]) for protein in others)
         if STACKER not in self.models and FINAL not in self.models:
             return
-        others = self._background_ids()
         for part in RUN_PARTS:
             proteins = [target.protein for target in self.targets if target.place.part == part]
             proteins = list(dict.fromkeys([*proteins, *(others if part == "train" else [])]))
@@ -139,7 +141,7 @@ class Job:
                 known = known_of(self.bundle, self.run, target.place, self.goa[target.protein])
                 for aspect, terms in target.of_aspect(self.run).items():
                     whole = WholePath(self.bundle, self.run, known, aspect=aspect, terms=terms, cache=cache)
-                    yield Planned(whole, terms, explainers)
+                    yield Planned(whole, terms, [e for e in explainers if whole.reads_residues and e.accepts(whole)])
             elif explainers:
                 residues = residue_path(self.bundle, self.run, name, target.place, target.terms, cache=cache)
                 accepting = [explainer for explainer in explainers if explainer.accepts(residues)]
@@ -269,7 +271,13 @@ class Job:
         for evidence in self.evidence:
             self._begin(target.protein, FINAL, evidence.name)
             with progress(f"{target.protein} {evidence.name}", 1) as bar:
-                found += evidence.explain(context)
+                try:
+                    found += evidence.explain(context)
+                except MissingInput as error:
+                    if evidence.name in self.request.methods:
+                        raise
+                    # Part of a tier, not asked for by name: a bundle without a KNN reference is a legitimate one.
+                    self.log.warning("left_out", protein=target.protein, method=evidence.name, reason=str(error))
                 bar.advance(1)
         return found
 
@@ -299,12 +307,11 @@ class Job:
         )
         quadrature = Quadrature(tolerance=self.request.tolerance, max_steps=self.request.max_steps, batch_units=units)
         virtual = VirtualMutations(quadrature)
-        background = tuple(known.features.sequences[0] for known in self.background)
         options: dict[str, list[Explainer]] = {
             Occlusion.name: [Occlusion(window, residues) for window in sorted(set(self.request.windows))],
             IntegratedGradients.name: [IntegratedGradients(quadrature)],
             ExpectedGradients.name: [
-                ExpectedGradients(background, tolerance=self.request.tolerance, batch_units=units)
+                ExpectedGradients(self.background_sequences, tolerance=self.request.tolerance, batch_units=units)
             ],
             PooledExact.name: [PooledExact(quadrature)],
             VirtualMutations.name: [virtual],

@@ -118,7 +118,12 @@ class WholePath:
         self.encoders = [m for m in SEQUENCE_ENCODERS if m in self.dims and m in bundle.encoders]
         missing = None if self.fold is None else run.missing_of_fold(self.fold)
         own = bundle.stacker.channel_inputs(aspect, known.level1, known.goa, missing=missing)
-        self._channels = own  # [1, term of the aspect, channel]
+        self._channels = own.cpu()  # [1, term of the aspect, channel]
+
+    @property
+    def reads_residues(self) -> bool:
+        """Whether any part of the model reads the sequence itself; a model of votes alone does not."""
+        return bool(self.readers or self.encoders)
 
     def with_sequence(self, sequence: str, cache: MaskedCache | None = None) -> WholePath:
         """The same function of another sequence; everything else that is known of the protein stays."""
@@ -149,7 +154,7 @@ class WholePath:
 
     def baselines(self) -> Blocks:
         """x': the mean amino acid, no word, an unknown taxon, no annotation, votes that say the prior."""
-        neutral = self.bundle.stacker.uninformed(self.aspect)[None]
+        neutral = self.bundle.stacker.uninformed(self.aspect)[None].cpu()
         found: Blocks = {}
         for name, block in self.blocks().items():
             kind, _, which = name.partition(":")
@@ -163,7 +168,10 @@ class WholePath:
 
     def forward(self, blocks: Blocks, *, as_stored: bool = False) -> Tensor:
         """F: blocks [B, ...] -> [B, asked terms]; differentiable. `as_stored` rounds level-1 logits as stage 7 does."""
-        vectors = {m: self.bundle.encoders[m].forward_embedded(blocks[RESIDUES + m]) for m in self.encoders}
+        vectors = {}
+        for m in self.encoders:  # every block is on the CPU; encoders and the stacker may compute elsewhere
+            encoder = self.bundle.encoders[m]
+            vectors[m] = encoder.forward_embedded(blocks[RESIDUES + m].to(encoder.device)).cpu()
         read = {name: list(member_logits(_readers(m), blocks[RESIDUES + name])) for name, m in self.readers.items()}
         return self._stack(blocks, vectors, read, as_stored=as_stored)
 
@@ -213,13 +221,13 @@ class WholePath:
     def _residue_blocks(self, sequence: str) -> Blocks:
         found = {RESIDUES + name: embed_members(_readers(m), sequence) for name, m in self.readers.items()}
         for m in self.encoders:
-            found[RESIDUES + m] = self.bundle.encoders[m].embed_tokens(sequence).detach()[None]
+            found[RESIDUES + m] = self.bundle.encoders[m].embed_tokens(sequence).detach()[None].cpu()
         return found
 
     def _mean_residues(self, name: str) -> Tensor:
         if name in self.readers:
             return mean_members(_readers(self.readers[name]), len(self.sequence))
-        return self.bundle.encoders[name].mean_residue().detach().expand(1, len(self.sequence), -1).clone()
+        return self.bundle.encoders[name].mean_residue().detach().cpu().expand(1, len(self.sequence), -1).clone()
 
     def _fixed(self, count: int) -> Blocks:
         return {n: b.expand(count, *b.shape[1:]) for n, b in self.blocks().items() if not n.startswith(RESIDUES)}
@@ -245,14 +253,16 @@ class WholePath:
                 continue
             each = read[name] if name in read else list(self._head_logits(name, blocks, vectors))
             own = [_limited(logits[:, self.level1_columns], as_stored=as_stored) for logits in each]
-            planes.append(_limited(torch.stack(own).mean(0), as_stored=as_stored).to(self._channels.device))
+            planes.append(_limited(torch.stack(own).mean(0), as_stored=as_stored))
         rows = len(planes[0])
         missing = self._channels[..., len(models)].expand(rows, -1)
         channels = torch.stack([*planes, missing], dim=-1)
         if GOA in blocks:
             channels = torch.cat([channels, blocks[GOA].expand(rows, -1, -1)], dim=-1)
-        with float32_only(self.bundle.stacker.device):
-            return self.bundle.stacker.forward(self.aspect, channels, fold=self.fold)[:, self.columns]
+        stacker = self.bundle.stacker
+        with float32_only(stacker.device):
+            scores = stacker.forward(self.aspect, channels.to(stacker.device), fold=self.fold)
+        return scores[:, self.columns].cpu()
 
     def _head_logits(self, name: str, blocks: Blocks, vectors: Mapping[str, Tensor]) -> Iterator[Tensor]:
         for member in self.heads[name]:

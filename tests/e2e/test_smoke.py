@@ -62,7 +62,8 @@ def explain(out: Path, *arguments: str) -> Path:
 def explained(out) -> Path:
     """The CNN's explanations of every planted motif outside the fit."""
     sites = next((out / "cache").rglob("truth_sites.tsv"))
-    return explain(out, "--sites", str(sites), "--model", "cnn")
+    methods = ("--method", "occlusion", "--method", "integrated_gradients")
+    return explain(out, "--sites", str(sites), "--model", "cnn", "--tier", "fast", *methods)
 
 
 def figures(out: Path, explained: Path) -> dict[str, float]:
@@ -171,7 +172,10 @@ def test_explanations_are_whole(out) -> None:
         assert sha256_file(explained / path) == (digest["sha256"] if isinstance(digest, dict) else digest)
     lines = [json.loads(line) for line in (explained / "explanations.jsonl").read_text().splitlines()]
     assert lines
-    assert len(lines) % 7 == 0  # per term: three residue models by two methods, and the parts of the stacker
+    # per term: three residue models by two methods, the parts of the stacker, and of the final score one
+    # residue method and five kinds of evidence
+    assert len(lines) % 13 == 0
+    assert {line["kind"] for line in lines} >= {"modalities", "account", "neighbours", "go_path", "counterfactual"}
     table = parquet.read_table(explained / "attributions.parquet")
     assert table.num_rows > 100
     assert list((explained / "reports").glob("*.html"))

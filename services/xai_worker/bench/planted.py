@@ -70,7 +70,7 @@ def measure(material: Material) -> Section:
     default = next(row for row in rows if (row["model"], row["method"]) == ("cnn", DEFAULT))
     text = (
         f"Average precision of the planted residues, {len(prevalence)} pairs of protein and term from "
-        f"{len(material.planted)} seeds; prevalence {np.mean(prevalence):.3f}."
+        f"{len(material.planted)} seeds; prevalence {np.mean(prevalence):.3f}. The models were trained on those seeds by the same code; they are not the release."
     )
     figure = Figure(
         "planted", "Planted motifs", "", "average precision",

@@ -13,6 +13,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from services.xai_worker.gates.concentration import complexity
 from services.xai_worker.gates.stability import correlation
 from services.xai_worker.localisation import average_precision
 from services.xai_worker.paths import PooledPath, SequencePath
+from services.xai_worker.targets import Chooser
 from shared.progress import progress
 
 SEEDS = 5
@@ -71,8 +73,7 @@ CASCADES: Mapping[str, tuple[Stage, ...]] = {
 
 def measure(material: Material) -> Section:
     """The cascade on the release, and label randomisation where a run with permuted labels is there."""
-    source = material.planted[0] if material.planted else material.release
-    rows, checks, figures = _cascades(source, material.at_most(PROTEINS))
+    rows, checks, figures = _cascades(material.release, material.at_most(PROTEINS))
     labels, more = _labels(material)
     text = (
         "Spearman correlation of an explanation with that of the same model after its parameters were shuffled, from the "
@@ -84,10 +85,11 @@ def measure(material: Material) -> Section:
 
 def _cascades(release: Release, proteins: int) -> tuple[list[Row], list[Check], list[Figure]]:
     rows: list[Row] = []
-    checks, lines = [], {}
+    checks: list[Check] = []
+    lines: dict[str, list[tuple[float | str, float]]] = {}
     for model in MODELS:
         cells: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-        chosen = list(pairs(release, max(1, proteins // 5)))[:proteins] or _some(release, proteins)
+        chosen = _some(release, proteins)
         with progress(f"randomisation {model}", len(chosen), "protein") as bar:
             for protein, term in chosen:
                 path = path_of(release, model, protein, [term])
@@ -149,9 +151,8 @@ def copied(path: ResiduePath) -> ResiduePath:
     return SequencePath(path.model, copy.deepcopy(path.members), path.sequence, path.columns)
 
 
-def _network(member: object) -> nn.Module:
-    network: nn.Module = member.network  # type: ignore[attr-defined]
-    return network
+def _network(member: object) -> Any:
+    return member.network  # type: ignore[attr-defined]
 
 
 def _rise(before: np.ndarray, after: np.ndarray) -> float:
@@ -160,12 +161,9 @@ def _rise(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _some(release: Release, count: int) -> list[tuple[str, str]]:
-    """Pairs of a release without known sites: its first validation and test proteins with their best-scored terms."""
-    places = release.run.places
-    proteins = [protein for protein, place in places.items() if place.fold is None][:count]
-    terms = list(release.run.stacker_terms)
-    best = {p: int(np.argmax(release.run.scores(places[p].part, "gcn")[places[p].row])) for p in proteins}
-    return [(protein, terms[best[protein]]) for protein in proteins]
+    """The test proteins with the best scores, each with its best specific term."""
+    chooser = Chooser(release.run, release.model.calibration)
+    return [(protein, chooser.best_terms(protein, 1)[0]) for protein in chooser.best_proteins((), count)]
 
 
 def _labels(material: Material) -> tuple[list[Row], list[Check]]:

@@ -42,7 +42,8 @@ class Account:
         values, made = item.values, item.sums
         parts = [AccountPart(source=name, value=value) for name, value in totals(values, context).items()]
         words, others, left_out = self._words(context, values.get(WORDS))
-        residues = np.sum([v.sum(axis=-1) for name, v in values.items() if name.startswith(RESIDUES)], axis=0)
+        read = [v.sum(axis=-1) for name, v in values.items() if name.startswith(RESIDUES)]
+        residues = np.sum(read, axis=0) if read else np.full(len(path.sequence), np.nan)
         gates = context.gates[item.term].model_copy(update={"completeness": completeness_gate(made.completeness)})
         common = context.common(item.term, self.name, logit=made.score, reference=made.reference)
         return AccountExplanation(

@@ -84,9 +84,9 @@ class ResidueCounterfactual:
             below = np.flatnonzero(prefixes < threshold)
             if len(below):
                 chosen = self._reduced(context, path, column, order[: int(below[0]) + 1])
-        steps = (
-            self._probability(context, path, column, [chosen[: k + 1] for k in range(len(chosen))]) if chosen else []
-        )
+        steps: list[float] = []
+        if chosen:
+            steps = self._probability(context, path, column, [chosen[: k + 1] for k in range(len(chosen))]).tolist()
         return CounterfactualExplanation(
             **context.common(term, self.name),
             subject="residues",

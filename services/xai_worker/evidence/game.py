@@ -165,6 +165,11 @@ def without_fold(knn: Knn, fold: int, folds: npt.NDArray[np.int64]) -> Knn:
     keep = folds[reference.rows] != fold
     priors = reference.priors_without_fold(np.array([fold]), folds)[0]
     smaller = Reference(
-        reference.rows[keep], reference.labels[keep], reference.annotated[keep], reference.aspects, priors
+        reference.rows[keep],
+        reference.labels[keep],
+        reference.annotated[keep],
+        reference.aspects,
+        priors,
+        reference.taxa[keep],
     )
     return Knn(smaller, knn.embeddings[keep], knn.space, knn.terms, neighbours=knn.count, temperature=knn.temperature)

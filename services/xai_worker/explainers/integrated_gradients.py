@@ -34,6 +34,8 @@ from services.xai_worker.explainers.base import (
 )
 
 BATCH_UNITS = 1024
+# Sums can agree by luck on a coarse grid: below so many nodes the error has to be ten times smaller.
+FINE_STEPS = 16
 SMALLEST_DIFFERENCE = 1e-3  # logits; below it a relative error says nothing
 
 # Points on the line, each a tuple of tensors [B, ...] -> logits [B, asked terms].
@@ -52,13 +54,13 @@ class Quadrature:
             Small, because a batch that outgrows the processor's cache takes longer per node.
     """
 
-    first_steps: int = 16
+    first_steps: int = 8
     max_steps: int = 256
     tolerance: float = 0.01
     batch_units: int = BATCH_UNITS
 
     def tries(self) -> list[int]:
-        """16, 32, ... up to `max_steps`."""
+        """8, 16, 32, ... up to `max_steps`."""
         steps, found = self.first_steps, []
         while steps <= self.max_steps:
             found.append(steps)
@@ -102,9 +104,10 @@ class Quadrature:
             means = mean_gradients(function, inputs, baseline, open_columns, steps=steps, batch=batch)
             for column, mean in zip(open_columns, means, strict=True):
                 error = _error(_attributed(mean, inputs, baseline), score[column] - reference[column])
-                if column not in best or error < best[column][0]:
+                if column not in best or best[column][2] < FINE_STEPS or error < best[column][0]:
                     best[column] = (error, mean, steps)
-            open_columns = [column for column in open_columns if best[column][0] > self.tolerance]
+            accepted = self.tolerance if steps >= FINE_STEPS else self.tolerance / 10
+            open_columns = [column for column in open_columns if best[column][0] > accepted]
             if not open_columns:
                 break
         return [(best[c][1], score[c], reference[c], best[c][2]) for c in range(len(score))]

@@ -18,6 +18,7 @@ from services.xai_worker.explainers.base import FloatArray
 from services.xai_worker.result import SitesGate
 
 SHORT = 100  # residues; below, mirrored explanations join the null
+MOST_SHIFTS = 1000  # evenly spaced beyond; a table of all shifts of the longest proteins would not fit in memory
 P_LIMIT = 0.05
 
 
@@ -48,9 +49,10 @@ def site_enrichment(values: FloatArray, positions: Collection[int]) -> SitesGate
 
 
 def shifted_precisions(values: FloatArray, is_site: npt.NDArray[np.bool_]) -> FloatArray:
-    """Average precision of every circular shift, the unshifted one first; equal values are taken together."""
+    """Average precision of circular shifts, the unshifted one first; equal values are taken together."""
     length = len(values)
-    turned = (np.arange(length)[None, :] + np.arange(length)[:, None]) % length
+    shifts = np.unique(np.linspace(0, length, min(length, MOST_SHIFTS), endpoint=False).astype(np.int64))
+    turned = (np.arange(length)[None, :] + shifts[:, None]) % length
     masks = is_site[turned]
     if length < SHORT:
         masks = np.concatenate([masks, is_site[::-1][turned]])

@@ -63,3 +63,19 @@ def test_a_structure_is_given_as_accession_and_file(
 def test_no_process_is_64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(build_parser(), ["explain", "--from-manifest", str(tmp_path / "m"), "--jobs", "0", "--quiet"]) == 64
     assert "--jobs 0" in capsys.readouterr().err
+
+
+def test_the_benchmark_needs_a_release_or_two_results(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(build_parser(), ["bench"]) == 64
+    assert "--from-manifest" in capsys.readouterr().err
+    assert main(build_parser(), ["bench", "--compare", str(tmp_path), str(tmp_path)]) == 66
+    assert "no complete result" in capsys.readouterr().err
+
+
+def test_a_missed_gate_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from services.xai_worker.bench import command
+
+    for passed, line in ((True, "PASS 2/2"), (False, "FAIL 1/2: speed")):
+        monkeypatch.setattr(command, "run", lambda *_, passed=passed, line=line, **__: (passed, line))
+        assert main(build_parser(), ["bench", "--from-manifest", "m"]) == (0 if passed else 1)
+        assert capsys.readouterr().out.splitlines()[-1] == line

@@ -241,3 +241,48 @@ def test_the_job_id_depends_on_what_is_asked_and_of_which_model() -> None:
 def test_impossible_requests_are_usage_errors(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         request_of(**values)
+
+
+def test_every_residue_explanation_carries_its_gates(outcome: Outcome) -> None:
+    for line in lines(outcome):
+        gates = line["gates"]
+        if line["kind"] != "residues":
+            assert gates["faithfulness"] is None
+            continue
+        assert gates["complexity"]["residues"] == len(line["sequence"])
+        assert gates["sites"]["status"] == "unknown"
+        assert (gates["stability"] is not None) == (line["method"] == "occlusion")
+        assert gates["faithfulness"]["orders"] == 100
+        assert gates["faithfulness"]["passed"] == (
+            gates["faithfulness"]["p"] < 0.01 and gates["faithfulness"]["low"] > 0
+        )
+        assert gates["specificity"] is None or gates["specificity"]["term"] != line["term"]
+
+
+def test_the_full_tier_scans_mutations_and_keeps_standard_errors(fake_run: ExplainedRun, tmp_path: Path) -> None:
+    methods = ("virtual_mutations", "exact_mutations", "expected_gradients", "pooled_exact", "counterfactual_residues")
+    outcome = make(
+        fake_run, tmp_path, proteins=("T1",), models=("cnn", "mlp/esm2", "final"), methods=methods, tier="fast"
+    )
+    found = lines(outcome)
+    kinds = {(x["model"], x["method"]) for x in found}
+    assert ("mlp/esm2", "pooled_exact") in kinds
+    assert ("cnn", "pooled_exact") not in kinds  # the CNN pools by the maximum, too
+    assert ("final", "exact_mutations") in kinds
+    scans = pd.read_parquet(outcome.folder / "mutations.parquet")
+    for line in (x for x in found if x["kind"] == "mutations"):
+        rows = scans[(scans[["term", "model", "method"]] == [line["term"], line["model"], line["method"]]).all(axis=1)]
+        assert len(rows) == 19 * len(line["positions"])
+        assert not (rows["residue"] == rows["substitution"]).any()
+        lowest = rows.sort_values("value").iloc[0]
+        if line["lowering"]:
+            assert line["lowering"][0]["value"] == lowest["value"] < 0
+            assert line["lowering"][0]["position"] == lowest["position"]
+        exact = line["method"] == "exact_mutations"
+        assert len(line["positions"]) == (10 if exact else len(line["sequence"]))
+        assert (line["agreement"] is not None) == exact
+    table = pd.read_parquet(outcome.folder / "attributions.parquet")
+    sampled = table["method"] == "expected_gradients"
+    assert table.loc[sampled, "standard_error"].notna().all()
+    assert table.loc[~sampled, "standard_error"].isna().all()
+    assert found[0]["gates"]["faithfulness"] is None  # the fast tier leaves it out

@@ -15,6 +15,7 @@ from services.xai_worker.request import ExplainRequest
 from services.xai_worker.result import EXPLANATION, json_line
 from services.xai_worker.stored import StoredRun
 from services.xai_worker.whole import WholePath
+from shared.errors import MissingInput
 from shared.logs import Logger
 from tests.fakes.explained_run import ExplainedRun
 
@@ -178,3 +179,33 @@ def test_a_counterfactual_of_residues_is_irreducible(fake_run: ExplainedRun, thr
         assert after < threshold
         assert all(probability >= threshold for probability in others)
     assert any(item.found for item in items) or threshold < 0.3
+
+
+def test_a_bundle_without_its_knn_reference_leaves_the_neighbours_out_unless_they_are_asked_for(
+    fake_run: ExplainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise MissingInput("the KNN reference model_reference.npz is not in the bundle")
+
+    monkeypatch.setattr(fake_run.bundle, "knn_reference", missing)
+    methods = {item.method for item in found(fake_run, models=("final",))}
+    assert "knn_shares" not in methods
+    assert {"shapley", "account", "go_path"} <= methods
+    with pytest.raises(MissingInput, match="model_reference"):
+        found(fake_run, "knn_shares")
+
+
+def test_a_model_that_reads_no_sequence_still_has_its_account(
+    fake_run: ExplainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Votes alone: the stored scores of both models stand in for what would read residues."""
+    monkeypatch.setattr(fake_run.bundle, "level1", {key: [object()] for key in ("mlp", "cnn")})
+    items = found(fake_run, models=("final",))
+    assert {item.kind for item in items} >= {"account", "modalities", "go_path"}
+    assert all(item.kind != "residues" for item in items)
+    for item in items:
+        if item.kind == "account":
+            assert {part.source for part in item.parts} == {"votes:mlp", "votes:cnn", "goa:IEA"}
+            assert set(item.residues) == {None}
+        if item.kind == "modalities":
+            assert [share.modality for share in item.shares] == ["mlp", "cnn", "goa"]

@@ -135,3 +135,11 @@ def test_sites_at_the_top_pass() -> None:
     assert gate.passed
     assert gate.average_precision == 1.0
     assert gate.fold == pytest.approx(50)
+
+
+def test_a_very_long_protein_has_a_bounded_null() -> None:
+    values = np.random.default_rng(0).normal(size=9000)
+    gate = site_enrichment(values, {int(np.argmax(values)) + 1})
+    assert gate.shifts == 999
+    assert gate.average_precision == 1.0
+    assert gate.passed
