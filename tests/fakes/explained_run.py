@@ -176,7 +176,8 @@ class ExplainedRun:
         aspects = np.array([self.ontology.aspects[self.ontology.index[term]] for term in self.terms], np.int8)
         annotated = np.array([[True, True, False]] * 4 + [[False, True, False]])
         labels = sparse.csr_array(marks * annotated[:, aspects])
-        reference = Reference(rows, labels, annotated, aspects, np.full(len(self.terms), 0.2, np.float32))
+        priors, taxa = np.full(len(self.terms), 0.2, np.float32), np.zeros(len(rows), np.int64)
+        reference = Reference(rows, labels, annotated, aspects, priors, taxa)
         embeddings = Knn.embed(space, train, rows).astype(np.float16)
         return Knn(reference, embeddings, space, tuple(self.terms), neighbours=4, temperature=0.1)
 

@@ -56,8 +56,9 @@ class ModalityGame:
         self.mixed = [name for name, m in self.members.items() if isinstance(m[0], MlpModel | Logreg | Knn)]
         dims = {m for name in self.mixed for member in self.members[name] for m in member.space.dims}  # type: ignore[attr-defined]
         taxa = any(TAXON in member.space.blocks for name in self.mixed for member in self.members[name])  # type: ignore[attr-defined]
-        own = [name for name in channels.models if name not in self.mixed]
         self.features = [*sorted(dims), *([TAXON] if taxa else [])]
+        # The taxon prior reads nothing but the taxon: it plays with that modality, under the same name.
+        own = [name for name in channels.models if name not in self.mixed and name not in self.features]
         self.players: tuple[str, ...] = (*self.features, *own, *([GOA] if channels.goa else []))
 
     @cached_property
