@@ -23,7 +23,6 @@ from shared.stores.base import DamagedBody, Meter, Transient
 from shared.stores.retry import Patience
 
 T = TypeVar("T")
-FLUSH_BYTES = 16 << 20
 
 
 class Stopped(Exception):
@@ -72,7 +71,7 @@ def run_batch(what: str, total_bytes: int, threads: int, work: Callable[[T, Mete
 
 
 def fetch(wanted: Wanted, target: Path, parts: Path, patience: Patience, meter: Meter) -> None:
-    """Download an object to `target`: resumed where an earlier try stopped, verified, flushed, then visible.
+    """Download an object to `target`: resumed where an earlier try stopped, verified, durable, then visible.
 
     Raises:
         IntegrityError: the bytes do not hash to the object's name, twice.
@@ -108,13 +107,11 @@ def _receive(wanted: Wanted, part: Path, meter: Meter) -> str:
                 done += len(block)
             before = done
             if done < wanted.size:
-                with _flushing(file.fileno(), wanted.size - done) as flush:
-                    for block in wanted.read(done):
-                        file.write(block)
-                        digest.update(block)
-                        done += len(block)
-                        meter(len(block))
-                        flush(len(block))
+                for block in wanted.read(done):
+                    file.write(block)
+                    digest.update(block)
+                    done += len(block)
+                    meter(len(block))
     except DamagedBody:
         return "other bytes (a checksum on the way differs)"
     except (ConnectionError, TimeoutError) as error:
@@ -128,33 +125,13 @@ def _receive(wanted: Wanted, part: Path, meter: Meter) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _flushing(handle: int, expected: int) -> Iterator[Callable[[int], None]]:
-    """Write a large file back to the disk while the rest of it still arrives, so that the last flush is short."""
-    if expected <= FLUSH_BYTES:
-        yield lambda _count: None
-        return
-    waiting, running = 0, None
-    with ThreadPoolExecutor(1) as pool:
-
-        def flush(count: int) -> None:
-            nonlocal waiting, running
-            waiting += count
-            if waiting >= FLUSH_BYTES and (running is None or running.done()):
-                waiting, running = 0, pool.submit(os.fdatasync, handle)
-
-        yield flush
-
-
 def place(part: Path, target: Path) -> None:
-    """Move a finished part file to its place, its bytes on the disk; across file systems by copy.
-
-    The name is made durable by the caller, once per folder and not once per file.
-    """
+    """Move a finished part file to its place, durably; across file systems by copy."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fsync_path(part)
         part.replace(target)
+        fsync_path(target.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise from_os_error(error, str(target)) from error
