@@ -29,7 +29,7 @@ def pushed(stub: KaggleStub) -> dict[str, dict[str, str]]:
     return {c["stage"]: {o["path"]: o["sha256"] for o in c["outputs"]} for c in checkpoints}
 
 
-@pytest.mark.parametrize("split", ["auto", "always"])
+@pytest.mark.parametrize("split", ["auto", pytest.param("always", marks=pytest.mark.slow)])
 def test_a_fresh_machine_recomputes_nothing_that_was_pushed(tmp_path: Path, split: str) -> None:
     options = (*STORE, "--set", f"store.split={split}")
     with KaggleStub(processing=0.2) as stub:
