@@ -59,7 +59,7 @@ test-slow: setup ## the tests that take minutes
 	@$(PYTHON) -m pytest -m slow $(ARGS)
 
 test-stores: setup ## the store conformance suite on all five backends, and resuming from Kaggle, on loopback
-	@$(PYTHON) -m pytest -m stores $(ARGS)
+	@$(PYTHON) -m pytest -m "stores and not slow" $(ARGS)
 
 bench-store: setup ## bytes that a push sends, and a 1 GB pull against a plain download; exits 1 on a missed gate
 	@$(PYTHON) -m benchmarks.bench_store $(ARGS)

@@ -8,12 +8,15 @@ with a plain download of the same objects: same server, same files, same paralle
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,24 +27,40 @@ from kagglesdk import kaggle_env
 from shared.checkpoint import Checkpoint, Output
 from shared.digests import sha256_file
 from shared.stores import ContentStore, open_store
-from tests.fakes.kaggle_stub import KEY, USER, KaggleStub
+from tests.fakes.kaggle_stub import KEY, USER
 
 PULL_FACTOR = 1.3
 FILES = 16
 PARALLEL = 4
 
 
-def connect(stub: KaggleStub, home: Path) -> None:
-    """Let the real client of this process talk to the stand-in."""
+@contextlib.contextmanager
+def server(home: Path) -> Iterator[str]:
+    """The stand-in, in a process of its own, and the real client of this process pointed at it; its URL."""
+    home.mkdir()
     os.environ.update(
         HOME=str(home),
         KAGGLE_CONFIG_DIR=str(home),
+        TMPDIR=str(home),
         KAGGLE_USERNAME=USER,
         KAGGLE_KEY=KEY,
         KAGGLE_API_ENVIRONMENT="LOCALHOST",
-        NO_PROGRESS="1",
     )
-    kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.LOCAL] = stub.url
+    command = [sys.executable, "-m", "tests.fakes.kaggle_stub", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.LOCAL] = url
+        try:
+            yield url
+        finally:
+            process.terminate()
+
+
+def counts(url: str) -> dict[str, Any]:
+    """What the server has received."""
+    result: dict[str, Any] = requests.get(f"{url}/stub/counts", timeout=60).json()
+    return result
 
 
 def make_stage(root: Path, stage: str, seed: str, paths: dict[str, int]) -> Checkpoint:
@@ -58,15 +77,11 @@ def make_stage(root: Path, stage: str, seed: str, paths: dict[str, int]) -> Chec
     return Checkpoint(stage, 1, seed * 64, {}, tuple(outputs), "", "")
 
 
-def bytes_sent(stub: KaggleStub, action: Callable[[], object]) -> int:
+def bytes_sent(url: str, action: Callable[[], object]) -> int:
     """File content that an action made the server receive."""
-
-    def total() -> int:
-        return sum(item["bytes"] for item in stub.log if item["op"] == "PUT" and item["name"] != "MANIFEST.json")
-
-    before = total()
+    before = counts(url)["content_bytes"]
     action()
-    return total() - before
+    return int(counts(url)["content_bytes"] - before)
 
 
 def address(transport: Any, location: Any) -> str:
@@ -100,12 +115,13 @@ def measure_pull(folder: Path, store: ContentStore, checkpoint: Checkpoint, roun
     for number in range(rounds):
         for kind in ("plain", "pull") if number % 2 else ("pull", "plain"):
             into = folder / kind
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             if kind == "plain":
                 plain_download(store, checkpoint, into)
             else:
                 store.pull(checkpoint.stage, checkpoint.fingerprint, into)
             times[kind].append(time.perf_counter() - begun)
+            print(f"  {kind}: {times[kind][-1]:.1f} s, {time.process_time() - cpu:.1f} s of CPU")
             shutil.rmtree(into)
     for kind, seconds in times.items():
         print(f"{kind}: {', '.join(f'{s:.1f}' for s in seconds)} s, median {statistics.median(seconds):.1f} s")
@@ -120,26 +136,25 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure; default: a temporary one")
     arguments = parser.parse_args()
     gates: dict[str, bool] = {}
-    with tempfile.TemporaryDirectory(dir=arguments.work) as name, KaggleStub() as stub:
+    with tempfile.TemporaryDirectory(dir=arguments.work) as name, server(Path(name) / "home") as url:
         folder = Path(name)
-        connect(stub, folder / "home")
         store = open_store(f"kaggle://{USER}/bench", folder / "cache")
         run = folder / "run"
         big = {f"features/{n}.npy": arguments.megabytes * 1_000_000 // FILES for n in range(FILES)}
         embeddings = make_stage(run, "stage_05_embeddings_t5", "a", big)
         small = make_stage(run, "stage_07_level1_preds", "b", {"features/x.npy": 3_000_000, "metrics.json": 500})
         for checkpoint in (embeddings, small):
-            sent = bytes_sent(stub, lambda checkpoint=checkpoint: store.push(checkpoint, run))  # type: ignore[misc]
+            sent = bytes_sent(url, lambda checkpoint=checkpoint: store.push(checkpoint, run))  # type: ignore[misc]
             print(f"first push of {checkpoint.stage}: {sum(o.size for o in checkpoint.outputs)} bytes, sent {sent}")
-        versions = len(stub.dataset("bench-core-checkpoints").versions)
+        versions = counts(url)["versions"]
 
-        unchanged = bytes_sent(stub, lambda: [store.push(c, run) for c in (embeddings, small)])
+        unchanged = bytes_sent(url, lambda: [store.push(c, run) for c in (embeddings, small)])
         print(f"unchanged push: {unchanged} bytes")
         gates["unchanged push sends 0"] = unchanged == 0
-        gates["unchanged push makes no version"] = len(stub.dataset("bench-core-checkpoints").versions) == versions
+        gates["unchanged push makes no version"] = counts(url)["versions"] == versions
 
         changed = make_stage(run, "stage_07_level1_preds", "c", {"features/x.npy": 2_000_000, "metrics.json": 400})
-        sent = bytes_sent(stub, lambda: store.push(changed, run))
+        sent = bytes_sent(url, lambda: store.push(changed, run))
         size = sum(output.size for output in changed.outputs)
         print(f"one changed stage of {size} bytes: {sent} bytes")
         gates["a changed stage sends its files only"] = size <= sent <= size + 100  # + a pack's first line
@@ -147,7 +162,7 @@ def main() -> int:
         (run / "features/renamed.npy").write_bytes((run / "features/x.npy").read_bytes())
         outputs = (Output("features/renamed.npy", changed.outputs[0].sha256, changed.outputs[0].size, None),)
         renamed = Checkpoint("stage_08_stacker", 1, "d" * 64, {}, outputs, "", "")
-        sent = bytes_sent(stub, lambda: store.push(renamed, run))
+        sent = bytes_sent(url, lambda: store.push(renamed, run))
         print(f"a renamed file: {sent} bytes")
         gates["a rename sends 0"] = sent == 0
 

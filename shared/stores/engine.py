@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.atomic import atomic_path
+from shared.atomic import atomic_path, fsync_path
 from shared.checkpoint import Checkpoint, Output
 from shared.config.root import StoreConfig
 from shared.errors import IntegrityError, MissingInput, NotPermitted
@@ -171,6 +171,8 @@ class ContentStore:
 
         try:
             run_batch(what, total, self.config.parallel, bring, missing.values())
+            for folder in {(into / same[0].path).parent for same in missing.values()}:
+                fsync_path(folder)
         finally:
             with contextlib.suppress(OSError):  # not empty: a cut transfer, or another process's
                 parts.rmdir()

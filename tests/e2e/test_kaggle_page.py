@@ -14,7 +14,7 @@ import pytest
 from fakes.kaggle_stub import KEY, USER, KaggleStub, environment
 from pipeline_runs import REPOSITORY
 
-pytestmark = [pytest.mark.stores, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.stores, pytest.mark.slow, pytest.mark.timeout(2400)]
 BLOCK = re.compile(r"^```(python|bash)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECRETS = f"""
 class UserSecretsClient:

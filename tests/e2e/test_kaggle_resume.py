@@ -29,19 +29,20 @@ def pushed(stub: KaggleStub) -> dict[str, dict[str, str]]:
     return {c["stage"]: {o["path"]: o["sha256"] for o in c["outputs"]} for c in checkpoints}
 
 
-@pytest.mark.parametrize("split", ["auto", "always"])
+@pytest.mark.parametrize("split", ["auto", pytest.param("always", marks=pytest.mark.slow)])
 def test_a_fresh_machine_recomputes_nothing_that_was_pushed(tmp_path: Path, split: str) -> None:
     options = (*STORE, "--set", f"store.split={split}")
     with KaggleStub(processing=0.2) as stub:
         first = environment(stub, tmp_path / "first/home")
-        process = subprocess.Popen(
-            train_command(tmp_path / "first/out", *options),
-            cwd=REPOSITORY,
-            env={**os.environ, **first},
-            stdout=subprocess.DEVNULL,
-            stderr=(tmp_path / "first.log").open("wb"),
-            start_new_session=True,
-        )
+        with (tmp_path / "first.log").open("wb") as log:
+            process = subprocess.Popen(
+                train_command(tmp_path / "first/out", *options),
+                cwd=REPOSITORY,
+                env={**os.environ, **first},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
         while len(pushed(stub)) < 6 and process.poll() is None:
             time.sleep(0.05)
         time.sleep(0.3)  # into the next stage

@@ -82,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if path.startswith("/upload/"):
                 self.put_upload(path.split("/")[2])
+            elif path == "/stub/counts":
+                self.answer_json(self.counts())
             elif path.startswith("/gcs/"):
                 self.get_file(urllib.parse.unquote(path.split("?")[0]))
             elif (found := re.match(r"^(?:/api)?/v1/[\w.]+/(\w+)$", path)) and self.command == "POST":
@@ -96,6 +98,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer_json({"code": error.status, "message": error.message}, error.status, error.headers)
 
     do_GET = do_POST = do_PUT = handle_any  # noqa: N815 - the names that http.server calls
+
+    def counts(self) -> dict[str, Any]:
+        """What a program that started this one wants to know."""
+        puts = [item for item in self.state.log if item["op"] == "PUT" and item["name"] != "MANIFEST.json"]
+        versions = {name: len(dataset.versions) for name, dataset in self.state.datasets.items()}
+        return {"content_bytes": sum(item["bytes"] for item in puts), "versions": versions}
 
     # -- uploads -------------------------------------------------------------------------------------------------
 
