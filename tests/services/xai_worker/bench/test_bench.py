@@ -110,6 +110,9 @@ def test_a_modality_that_carries_the_label_is_found(monkeypatch: pytest.MonkeyPa
 def test_a_level_that_is_exceeded_is_missed_and_one_that_is_kept_is_not() -> None:
     assert calibration._level("g", [True] * 1 + [False] * 199, 0.01).passed
     assert not calibration._level("g", [True] * 12 + [False] * 188, 0.01).passed
+    # Forty explanations of one protein share its hundred orders: ten passes of one are likelier than of forty.
+    assert calibration.shared_level("g", [True] * 4 + [False] * 116, 3).passed
+    assert not calibration.shared_level("g", [True] * 40 + [False] * 560, 15).passed
 
 
 def test_paired_statistics_draw_whole_clusters() -> None:
