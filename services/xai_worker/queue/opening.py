@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from services.xai_worker.queue.database import Database
@@ -58,9 +59,8 @@ def check_local(file: Path, out: Path) -> None:
         )
     try:
         resolved.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = resolved.parent / f".{resolved.name}.probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=resolved.parent):  # a name of its own: many processes may open at once
+            pass
     except OSError as error:
         raise from_os_error(error, str(resolved.parent)) from error
     kind = filesystem_of(resolved.parent)

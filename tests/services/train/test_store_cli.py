@@ -41,7 +41,10 @@ def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_every_verb_of_the_design_is_there() -> None:
-    assert set(VERBS) == {"push", "pull", "status", "diff", "verify", "repair", "gc", "freeze", "log", "publish"}
+    assert set(VERBS) == {"push", "pull", "status", "diff", "verify", "repair", "gc", "freeze", "log"}
+    with pytest.raises(SystemExit) as ended:
+        main(build_parser(), ["store", "publish", "--help"])
+    assert ended.value.code == 0
 
 
 def test_push_says_what_it_would_send_then_sends_it_then_nothing(call, run_folder, tmp_path) -> None:

@@ -252,7 +252,7 @@ def test_a_lost_entry_is_dispatched_again(make) -> None:
 
 def test_a_seal_of_somebody_who_was_late_costs_one_attempt_only(make) -> None:
     bench = make()
-    job_id = bench.submit(seconds=0.5)
+    job_id = bench.submit(seconds=3)
     thread = bench.in_background(job_id)
     assert seal(bench.folder(job_id), "cancelled")
     thread.join()
