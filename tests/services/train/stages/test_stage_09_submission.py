@@ -75,7 +75,9 @@ def planted_inputs(seed: int = 3) -> dict[str, Any]:
         "parsed/test_truth.parquet": label_table(labels["test"][:8], ids["test"], ontology),
         "features/top_terms_1500.json": {"terms": chosen, "aspects": [ASPECTS[int(t[3:]) % 3] for t in chosen]},
         "features/level1_terms.json": {"terms": level1, "fold_terms": {}},
-        "models/stacker.json": {"calibration": {"MF": {"a": 0.8, "b": -0.1}, "BP": {"a": 1.0, "b": 0.0}}},
+        "models/stacker.json": {
+            "calibration": {"MF": {"a": 0.8, "b": 0.8, "c": -0.1}, "BP": {"a": 1.0, "b": 1.0, "c": 0.0}}
+        },
     }
     for part, of in ids.items():
         inputs[f"parsed/{part}_seq.feather"] = pd.DataFrame({"id": of, "sequence": ["ACDE"] * len(of)})
