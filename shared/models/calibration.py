@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from shared.errors import IntegrityError
 from shared.models.features import FloatArray
 
 MIN_SLOPE = 0.05  # a calibration must keep the order of scores
@@ -173,8 +174,19 @@ class Calibration:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`; other keys are ignored."""
-        beta = {aspect: BetaCalibration(**values) for aspect, values in document["calibration"].items()}
+        """The inverse of `to_json`; other keys are ignored.
+
+        Raises:
+            IntegrityError: an aspect's record is not that of a beta calibration.
+        """
+        beta = {}
+        for aspect, values in document["calibration"].items():
+            if set(values) != set(BetaCalibration.__slots__):
+                raise IntegrityError(
+                    f"the calibration of {aspect} has {', '.join(sorted(values))}, not a, b, c",
+                    remedy="The model is of another release: run stage_08_stacker and what follows it again",
+                )
+            beta[aspect] = BetaCalibration(**values)
         return cls(beta, dict(document["low_conf_threshold"]))
 
     def probabilities(self, logits: FloatArray, aspects: npt.NDArray[np.str_]) -> FloatArray:

@@ -284,7 +284,7 @@ def _outputs(config: Config) -> tuple[str, ...]:
 
 STAGE = Stage(
     id="stage_09_submission",
-    version=2,
+    version=3,
     run=run,
     inputs=_inputs,
     outputs=_outputs,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as reference_log_loss
 
+from shared.errors import IntegrityError
 from shared.models.calibration import (
     BetaCalibration,
     Calibration,
@@ -100,6 +101,11 @@ def test_calibration_round_trip_and_low_confidence_without_the_root() -> None:
     uncertain = calibration.low_confidence(probabilities, aspects, terms, frozenset({"root"}))
     assert uncertain["MF"].tolist() == [True, False]
     assert uncertain["BP"].tolist() == [False, False]
+
+
+def test_the_record_of_another_kind_of_calibration_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="has a, b, not a, b, c"):
+        Calibration.from_json({"calibration": {"MF": {"a": 1.0, "b": 0.0}}, "low_conf_threshold": {}})
 
 
 def test_top_scores_of_no_terms_are_zero() -> None:
