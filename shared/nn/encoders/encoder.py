@@ -91,9 +91,22 @@ class TransformerEncoder:
                 vectors[piece.row] += share
         return vectors.numpy()
 
-    @torch.inference_mode()
     def _shares(self, sequences: Sequence[str], batch: list[Piece]) -> Tensor:
-        """What each window of a batch adds to its sequence's vector, [windows, dim], on the CPU."""
+        """What each window of a batch adds to its sequence's vector, [windows, dim], on the CPU.
+
+        A batch that is too large for the device goes through in halves.
+        """
+        try:
+            return self._computed(sequences, batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        return torch.cat([self._shares(sequences, batch[:middle]), self._shares(sequences, batch[middle:])])
+
+    @torch.inference_mode()
+    def _computed(self, sequences: Sequence[str], batch: list[Piece]) -> Tensor:
         framed = [self._framed(self._lookup(sequences[row][w.start : w.stop])) for row, w in batch]
         lengths = [len(tokens) for tokens in framed]
         states = self._engine.states(torch.cat(framed), lengths).split(lengths)

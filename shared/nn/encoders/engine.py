@@ -154,7 +154,7 @@ class Engine:
             if turn is not None:
                 angles = turn.cosine[at][:, None], turn.sine[at][:, None]
                 query, key = (_turned(part.float(), *angles).to(self.dtype) for part in (query, key))
-            return attend(query, key, value, runs, mask if bias is not None else None, scale=stack.scale)
+            return attend(query, key, value, runs, bias=mask if bias is not None else None, scale=stack.scale)
 
         return attention
 

@@ -38,8 +38,8 @@ def attend(
     key: Tensor,
     value: Tensor,
     runs: Sequence[Run],
-    bias: Callable[[int], Tensor] | None = None,
     *,
+    bias: Callable[[int], Tensor] | None = None,
     scale: float = 1.0,
 ) -> Tensor:
     """Attention of every token to the tokens of its own sequence.

@@ -98,7 +98,7 @@ class T5Network:
             attention = block.layer[0].SelfAttention
             u = root_mean_square_norm(x, block.layer[0].layer_norm)
             query, key, value = (project(u).unflatten(-1, split) for project in (attention.q, attention.k, attention.v))
-            x = x + attention.o(attend(query, key, value, runs, bias))
+            x = x + attention.o(attend(query, key, value, runs, bias=bias))
             feed_forward = block.layer[1].DenseReluDense
             x = x + feed_forward.wo(
                 functional.relu(feed_forward.wi(root_mean_square_norm(x, block.layer[1].layer_norm)))
