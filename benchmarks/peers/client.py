@@ -17,7 +17,7 @@ VARIABLE = "GOWHY_PEERS_PYTHON"
 HERE = Path(__file__).parent
 
 
-class PeerMissing(Exception):  # noqa: N818 - says what happened
+class PeerMissing(Exception):
     """The peer cannot be asked here, and why."""
 
 

@@ -121,7 +121,7 @@ def _extract(model: Any, sequences: list[str]) -> Result:
 
 
 def _hugging_face(name: str, module: Any, folder: Path) -> Any:
-    """transformers' model in bfloat16; its float32 weights are left in the folder `hf` for other peers."""
+    """Transformers' model in bfloat16; its float32 weights are left in the folder `hf` for other peers."""
     config = EsmConfig(**{**module.config.to_dict(), "max_position_embeddings": LONGEST})
     model = EsmModel._from_config(config, attn_implementation="sdpa", add_pooling_layer=False).eval()
     missing = model.load_state_dict(module.state_dict(), strict=False)
