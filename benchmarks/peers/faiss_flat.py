@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 
 
-def main():
+def main() -> None:
     """Serve one task; see client.py."""
     task = json.loads(sys.stdin.readline())
     faiss.omp_set_num_threads(1)

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import openvino
@@ -13,16 +14,16 @@ from transformers import EsmModel, T5EncoderModel
 class Wrapped(torch.nn.Module):
     """States only."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         """[B, T] -> [B, T, D]."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-def main():
+def main() -> None:
     """Serve one task; see client.py."""
     task = json.loads(sys.stdin.readline())
     torch.set_num_threads(1)

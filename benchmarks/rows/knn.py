@@ -27,7 +27,8 @@ def data(size: int) -> tuple[Result, Result]:
 
     def drawn(count: int) -> Result:
         found = centres[rng.integers(0, len(centres), count)] + 0.7 * rng.standard_normal((count, DIM), np.float32)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        unit: Result = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return unit
 
     return drawn(QUERIES), drawn(size).astype(np.float16)
 
@@ -82,7 +83,8 @@ def _vote(position: Result, cosine: Result, voters: Reference) -> Result:
     weight = np.exp((cosine - 1) / np.float32(0.1))
     query = np.repeat(np.arange(len(position)), position.shape[1])
     votes = sparse.csr_array((weight.ravel(), (query, position.ravel())), shape=(len(position), len(voters.rows)))
-    return voters.vote(votes)
+    logits: Result = voters.vote(votes)
+    return logits
 
 
 def _loop(brute: NearestNeighbors, queries: Result, voters: Reference) -> Result:
@@ -91,4 +93,5 @@ def _loop(brute: NearestNeighbors, queries: Result, voters: Reference) -> Result
     weight = np.exp(-distance / 0.1)
     scores = np.stack([w @ voters.labels[p].toarray() / w.sum() for w, p in zip(weight, position, strict=True)])
     limited = np.clip(scores, 1e-30, 1 - 1e-7)
-    return np.log(limited / (1 - limited))
+    logits: Result = np.log(limited / (1 - limited))
+    return logits

@@ -44,7 +44,11 @@ class Encoder(Protocol):
     device: torch.device
     order_free: bool
     dtype: str  # float32 or bfloat16
-    engine: str
+
+    @property
+    def engine(self) -> str:
+        """Name of the code that computes vectors."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """JSON record that `load_encoder` takes back."""

@@ -45,7 +45,7 @@ class TransformerEncoder:
         self.window, self.overlap, self.tokens_per_batch = config.window, config.overlap, config.tokens_per_batch
         self.device = device
         self.order_free = device.type == "cpu"
-        self.dtype = config.dtype
+        self.dtype: str = config.dtype
         self.network = network
         network.module.to(device).eval().requires_grad_(False)
 
