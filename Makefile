@@ -8,7 +8,7 @@ MODE ?= in-process
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker test-browser ui test-stores bench-store xai-bench clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench-worker test-browser ui test-stores bench-store bench-engine xai-bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ test-slow: setup ## the tests that take minutes
 
 test-stores: setup ## the store conformance suite on all five backends, and resuming from Kaggle, on loopback
 	@$(PYTHON) -m pytest -m "stores and not slow" $(ARGS)
+
+bench-engine: setup ## embedding, KNN and integrated gradients beside their peers; GOWHY_PEERS_PYTHON adds two
+	@$(PYTHON) -m benchmarks.bench_engine $(ARGS)
 
 bench-store: setup ## bytes that a push sends, and a 1 GB pull against a plain download; exits 1 on a missed gate
 	@$(PYTHON) -m benchmarks.bench_store $(ARGS)

@@ -24,6 +24,7 @@ MEDIAN, SIGMA, SHORTEST, LONGEST, WINDOW = 350, 0.65, 30, 2500, 1022
 TOKENS = 4096  # per batch of the peers that pad, as in fair-esm's extract.py
 EXTRACT, HF_HALF, OPENVINO = "fair-esm extract.py", "Hugging Face sdpa bf16, sorted", "OpenVINO bf16, one by one"
 HALF, SINGLE, REFERENCE, PEAK = "gowhy bf16", "gowhy float32", "fair-esm one by one", "bf16 GEMM"
+SINGLE_PEAK = "float32 GEMM"
 
 
 def proteins(count: int, seed: int = 1) -> list[str]:
@@ -70,6 +71,7 @@ def measure(size: str, count: int, rounds: int) -> Contest:
         except PeerMissing as error:
             skipped[OPENVINO] = str(error)
         dim = encoders["float32"].dim
+        ways[SINGLE_PEAK] = peak((4096, dim, 4 * dim), torch.float32)
         ways[PEAK] = peak((4096, dim, 4 * dim))
         ways[HALF] = timed(lambda: encoders["bfloat16"].embed(sequences))
         ways[SINGLE] = timed(lambda: encoders["float32"].embed(sequences))

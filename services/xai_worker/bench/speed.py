@@ -35,6 +35,7 @@ class Task:
     ours_at: Callable[[int], torch.Tensor]  # with so many nodes
     captum: Callable[[int | None], torch.Tensor]  # with an internal_batch_size; None: all steps at once
     steps: list[int]  # nodes that each run of `ours` took
+    errors: list[float]  # its largest completeness error
 
 
 def make_task() -> Task:
@@ -57,17 +58,21 @@ def make_task() -> Task:
         ])  # fmt: skip
 
     steps: list[int] = []
+    errors: list[float] = []
 
     def ours() -> torch.Tensor:
         columns = Quadrature().gradients(lambda points: forward(points[0]), (inputs,), (baseline,), LENGTH)
         steps.append(max(column[3] for column in columns))
-        return torch.stack([(means[0] * (inputs - baseline)[0]).sum(-1) for means, *_ in columns])
+        found = torch.stack([(means[0] * (inputs - baseline)[0]).sum(-1) for means, *_ in columns])
+        parts = zip(found, columns, strict=True)
+        errors.append(max(abs(float(row.sum()) - (x - b)) / max(abs(x - b), 1e-3) for row, (_, x, b, _) in parts))
+        return found
 
     def ours_at(count: int) -> torch.Tensor:
         line = mean_gradients(lambda p: forward(p[0]), (inputs,), (baseline,), range(TERMS), steps=count, batch=2)
         return torch.stack([(mean * (inputs - baseline)[0]).sum(-1) for (mean,) in line])
 
-    return Task(ours, ours_at, captum, steps)
+    return Task(ours, ours_at, captum, steps, errors)
 
 
 def measure(material: Material) -> Section:
