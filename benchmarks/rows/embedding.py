@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from transformers import EsmConfig, EsmModel
 
 from benchmarks.peers.client import Peer, PeerMissing
-from benchmarks.peers.contest import Contest, Result, Way, interleave, peak, timed
+from benchmarks.peers.contest import Contest, Result, Way, cosine_distance, interleave, peak, timed
+from benchmarks.rows.base import Comparison
+from benchmarks.rows.base import compare as compared
 from shared.config.embed import EncoderConfig
 from shared.nn.encoders import ENCODERS, load_encoder
 from shared.nn.encoders.base import STANDARD_RESIDUES
@@ -162,3 +165,46 @@ def sorted_batches(lengths: list[int], budget: int = TOKENS) -> list[list[int]]:
         batches[-1].append(row)
         room -= lengths[row]
     return batches
+
+
+HALF_ERROR, SINGLE_ERROR = 2e-5, 1e-6
+FLOORS = {"8M": (24, 7.0), "35M": (16, 5.5)}  # proteins; bf16 by extract.py
+OF_PEAK, SINGLE_FLOOR, OF_SINGLE_PEAK = 0.62, 3.0, 0.85
+
+
+def compare(rounds: int) -> list[Comparison]:
+    """Both sizes; every line's fraction is of the matrix product of the same precision, measured beside it."""
+    lines = []
+    for size, (count, floor) in FLOORS.items():
+        contest = measure(size, count, rounds)
+        sequences = proteins(count)
+        flops = useful_flops(sequences, ENCODERS[SIZES[size]].shape)  # type: ignore[arg-type]
+        share, single = (share_of_peak(contest, *ways, flops) for ways in ((HALF, PEAK), (SINGLE, SINGLE_PEAK)))
+        error, single_error = (
+            cosine_distance(contest.results[way], contest.results[REFERENCE]) for way in (HALF, SINGLE)
+        )
+        half = {
+            "sizes": f"{count} proteins, {sum(map(len, sequences))} residues",
+            "difference": error,
+            "tolerance": HALF_ERROR,
+            "measure": "1 - cosine",
+            "fraction": share,
+        }
+        lines += [
+            compared(contest, HALF, EXTRACT, name=f"ESM-2 {size} bf16", least=floor, least_fraction=OF_PEAK, **half),
+            compared(contest, HALF, HF_HALF, name=f"ESM-2 {size} bf16, Hugging Face", least=1.9, **half),
+            compared(contest, HALF, OPENVINO, name=f"ESM-2 {size} bf16, OpenVINO", least=1.15, **half),
+        ]
+        # Where a model is one matrix product after the other, the peer leaves less than three times to the limit.
+        reached = single >= OF_SINGLE_PEAK
+        line = {**half, "difference": single_error, "tolerance": SINGLE_ERROR, "fraction": single}
+        name = f"ESM-2 {size} float32"
+        lines.append(compared(contest, SINGLE, EXTRACT, name=name, least=None if reached else SINGLE_FLOOR, **line))
+    return lines
+
+
+def share_of_peak(contest: Contest, ours: str, product: str, flops: float) -> float:
+    """Median over rounds of the useful operations per second by those of the matrix product in the same round."""
+    work = float(contest.results[product]) * contest.seconds[product][-1]  # operations of one product
+    pairs = zip(contest.seconds[ours], contest.seconds[product], strict=True)
+    return statistics.median((flops / mine) / (work / theirs) for mine, theirs in pairs)

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.gates import Gate
 from benchmarks.peers.contest import Contest, Result, Way, interleave, timed
-from services.xai_worker.bench.speed import BATCHES, Task, make_task
+from benchmarks.rows.base import Comparison
+from benchmarks.rows.base import compare as compared
+from services.xai_worker.bench.speed import BATCHES, LENGTH, STEPS, TERMS, Task, make_task
 
 OURS, NAIVE, TUNED = "gowhy", "captum, whole batch", "captum, internal_batch_size {}"
 
@@ -40,3 +43,21 @@ def tuned(contest: Contest) -> str:
 def rank_correlation(found: Result, wanted: Result) -> float:
     """Smallest Spearman correlation over terms."""
     return float(min(spearmanr(a, b)[0] for a, b in zip(np.asarray(found), np.asarray(wanted), strict=True)))
+
+
+def compare(rounds: int) -> list[Comparison]:
+    """Beside captum per term, and beside captum at its best in the same run."""
+    contest, task = measure(rounds)
+    rank = rank_correlation(contest.results[OURS], contest.results[NAIVE])
+    line = {
+        "sizes": f"{TERMS} terms, {LENGTH} residues, 8M; {max(task.steps)} nodes by captum's {STEPS}",
+        "difference": 1 - rank,
+        "tolerance": 1e-3,
+        "measure": "1 - Spearman",
+        "also": [Gate("completeness", task.errors[-1] <= 0.01, f"{task.errors[-1]:.1e} (<= 0.01)")],
+    }
+    best = tuned(contest)
+    return [
+        compared(contest, OURS, NAIVE, name="integrated gradients", least=8.0, **line),
+        compared(contest, OURS, best, name=f"integrated gradients, {best}", least=2.5, **line),
+    ]

@@ -12,6 +12,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.peers.client import Peer, PeerMissing
 from benchmarks.peers.contest import Contest, Result, Way, interleave, timed
+from benchmarks.rows.base import Comparison
+from benchmarks.rows.base import compare as compared
 from shared.models.reference import ASPECT_COUNT, Reference
 from shared.nn.nearest import nearest
 
@@ -95,3 +97,24 @@ def _loop(brute: NearestNeighbors, queries: Result, voters: Reference) -> Result
     limited = np.clip(scores, 1e-30, 1 - 1e-7)
     logits: Result = np.log(limited / (1 - limited))
     return logits
+
+
+def compare(rounds: int) -> list[Comparison]:
+    """Search alone beside both peers, and with the vote beside the usual loop."""
+    contest = measure(rounds)
+    wanted = contest.results[BRUTE]
+    line = {
+        "sizes": f"{QUERIES} x {REFERENCE} x {DIM}, k {COUNT}",
+        "difference": 1 - recall(contest.results[OURS], wanted),
+        "tolerance": 0.0,
+        "measure": "1 - recall",
+    }
+    theirs = contest.results[VOTE_BRUTE]
+    voted = theirs > -10  # terms that a neighbour has; the others get the prior here and nothing there
+    apart = float(np.abs(contest.results[VOTE][voted] - theirs[voted]).max())
+    vote = {**line, "difference": apart, "tolerance": 1e-2, "measure": "logits"}
+    return [
+        compared(contest, OURS, BRUTE, name="KNN", least=3.0, **line),
+        compared(contest, OURS, FAISS, name="KNN, faiss", least=1.2, **line),
+        compared(contest, VOTE, VOTE_BRUTE, name="KNN with label vote", least=3.0, **vote),
+    ]

@@ -12,8 +12,10 @@ import torch
 from transformers import T5EncoderModel
 
 from benchmarks.peers.client import Peer, PeerMissing
-from benchmarks.peers.contest import Contest, Result, Way, interleave, peak, timed
-from benchmarks.rows.embedding import proteins
+from benchmarks.peers.contest import Contest, Result, Way, cosine_distance, interleave, peak, timed
+from benchmarks.rows.base import Comparison
+from benchmarks.rows.base import compare as compared
+from benchmarks.rows.embedding import HALF_ERROR, SINGLE_ERROR, proteins, share_of_peak
 from shared.config.embed import EncoderConfig
 from shared.nn.encoders.encoder import TransformerEncoder
 from shared.nn.encoders.prott5 import T5Network, T5Shape
@@ -79,3 +81,24 @@ def _one_by_one(model: Any, tokens: list[list[int]]) -> Result:
         return np.stack(
             [model(input_ids=torch.tensor([ids])).last_hidden_state[0, :-1].float().mean(0).numpy() for ids in tokens]
         )
+
+
+def compare(rounds: int, count: int = 10) -> list[Comparison]:
+    """Beside Hugging Face one by one, which was its fastest way in float32; the others are shown."""
+    contest = measure(count, rounds)
+    sequences = proteins(count)
+    line = {
+        "sizes": f"{count} proteins, {sum(map(len, sequences))} residues",
+        "difference": cosine_distance(contest.results[HALF], contest.results[ONE]),
+        "tolerance": HALF_ERROR,
+        "measure": "1 - cosine",
+        "fraction": share_of_peak(contest, HALF, PEAK, useful_flops(sequences)),
+    }
+    single = {**line, "difference": cosine_distance(contest.results[SINGLE], contest.results[ONE]), "fraction": None}
+    single["tolerance"] = SINGLE_ERROR
+    return [
+        compared(contest, HALF, ONE, name="T5 bf16", least=2.5, **line),
+        compared(contest, HALF, ONE_HALF, name="T5 bf16, Hugging Face bf16", least=None, **line),
+        compared(contest, HALF, OPENVINO, name="T5 bf16, OpenVINO", least=None, **line),
+        compared(contest, SINGLE, ONE, name="T5 float32", least=None, **single),
+    ]

@@ -26,6 +26,8 @@ from shared.digests import sha256_file
 from shared.errors import GowhyError, IntegrityError, NotPermitted, TryAgain, from_os_error
 
 RESULT, SEAL = "result.json", "sealed.json"
+PARTS = ".parts"  # ending of the folder of services.xai_worker.parts
+PARTS_KEPT_S = 7 * 86_400.0
 
 
 class MayNotPublish(GowhyError):
@@ -149,13 +151,18 @@ def clear_staging(final: Path) -> None:
 
 
 def sweep_staging(results: Path, older_than_s: float = 60.0) -> None:
-    """The same for all results of a run. Young folders stay: their owner may not have locked them yet."""
+    """The same for all results of a run. Young folders stay: their owner may not have locked them yet.
+
+    Finished proteins of a job that was never published stay for a week: a retry, or the same command, goes on from them.
+    """
     for folder in results.glob(".*"):
         try:
-            young = time.time() - folder.stat().st_mtime < older_than_s
+            age_s = time.time() - folder.stat().st_mtime
         except FileNotFoundError:
             continue
-        if not young:
+        if folder.suffix == PARTS and age_s > PARTS_KEPT_S and folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+        elif age_s >= older_than_s:
             _remove_ownerless(folder)
 
 

@@ -35,7 +35,7 @@ class HttpSettings(EnvironmentSettings):
     stream_poll_s: float = Field(0.5, gt=0, description="how often an event stream looks for news")
     submissions: int = Field(1, ge=1, description="jobs being taken at the same time; further clients wait in line")
     refusal_s: float = Field(
-        0.03, ge=0, le=1, description="a full queue answers no sooner, whoever ignores Retry-After"
+        0.08, ge=0, le=1, description="a full queue answers no sooner, whoever ignores Retry-After"
     )
 
     max_proteins: int = Field(1_000, ge=1, description="proteins per job")

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.xai_worker.exports import MutationTable
+from services.xai_worker.folder import PARTS
 from services.xai_worker.naming import safe_name
 from services.xai_worker.provenance import Provenance
 from services.xai_worker.result import EXPLANATION, AnyExplanation
@@ -41,7 +42,7 @@ class Parts:
     """
 
     def __init__(self, final: Path, provenance: Provenance, code: str) -> None:
-        self.folder = final.with_name(f".{final.name}.parts")
+        self.folder = final.with_name(f".{final.name}{PARTS}")
         self.key = digest_of("part", provenance.model_dump(mode="json", exclude={"notes"}), code)
 
     def path(self, protein: str) -> Path:

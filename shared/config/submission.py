@@ -19,6 +19,11 @@ class SubmissionConfig(Section):
     significant_figures: int = Field(3, ge=1, le=3)
     rare_terms: Literal["none", "homology"] = "homology"
     rare_confidence: float = Field(0.6, gt=0, le=1, description="score of a rare term that every homologue has")
+    known_terms: Literal["leave", "merge"] = Field(
+        "leave",
+        description="what the submission says of terms that data.known_terms states, and their ancestors: "
+        "leave: the model's score; merge: 1",
+    )
 
 
 class EvaluationConfig(Section):

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from scipy import sparse
 
 from shared.errors import DataError
-from shared.models.calibration import Platt
+from shared.models.calibration import BetaCalibration
 from shared.models.features import FloatArray, Hits, IntArray
 from shared.ontology import ASPECTS, Ontology, propagate_max
 
 BoolArray = npt.NDArray[np.bool_]
-Calibration = Mapping[str, Mapping[str, float]]  # aspect -> {"a": slope, "b": offset} on the logit
+Calibration = Mapping[str, Mapping[str, float]]  # aspect -> the fields of a BetaCalibration
 
 IDENTITY: Calibration = {}
 
@@ -37,7 +37,7 @@ def assemble_scores(
     Args:
         logits: [protein, len(terms)].
         terms: the columns of `logits`, live terms in any order.
-        calibration: Platt scaling per aspect; an absent aspect is not changed.
+        calibration: beta calibration per aspect; an absent aspect is not changed.
         ontology: names the columns of the result.
         rare: scores [protein, len(ontology)] for terms outside `terms`; others are ignored.
         floor: scores up to this are left out; it changes no score that is kept.
@@ -100,8 +100,7 @@ def _calibrated(
     probabilities = np.empty(logits.shape, np.float32)
     for number, aspect in enumerate(ASPECTS):
         own = aspects == number
-        scale = calibration.get(aspect, {"a": 1.0, "b": 0.0})
-        probabilities[:, own] = Platt(scale["a"], scale["b"]).probabilities(logits[:, own])
+        probabilities[:, own] = BetaCalibration(**calibration.get(aspect, {})).probabilities(logits[:, own])
     return probabilities
 
 

@@ -60,7 +60,7 @@ class TrainedModel:
 
     Attributes:
         level1: model name -> its fold members in fold order; a vote has one.
-        stacker: all folds' stackers. calibration: Platt per aspect.
+        stacker: all folds' stackers. calibration: beta per aspect.
         ontology: the GO graph; scores have its terms as columns.
         sha256: of the bundle's manifest, the model's identity; None for a bundle without one.
     """
@@ -264,7 +264,7 @@ class TrainedModel:
         votes = 1.0 / (1.0 + np.exp(-neighbours.logits(features, np.arange(len(features))).astype(np.float64)))
         weight = float(self.metadata["knn_lambda"])
         result = logits.copy()
-        for aspect, platt in self.calibration.platt.items():
+        for aspect, beta in self.calibration.beta.items():
             columns = np.flatnonzero(aspects == aspect)
             rows = (
                 np.arange(len(logits))
@@ -275,7 +275,7 @@ class TrainedModel:
                 continue
             place = np.ix_(rows, columns)
             blended = np.clip((1 - weight) * scores[place] + weight * votes[place], 1e-6, 1 - 1e-6)
-            result[place] = ((np.log(blended / (1 - blended)) - platt.b) / platt.a).astype(np.float32)
+            result[place] = beta.uncalibrated(np.log(blended / (1 - blended))).astype(np.float32)
         return result
 
 

@@ -20,7 +20,7 @@ from shared.config.embed import EncoderConfig
 from shared.digests import digest_of_lines
 from shared.manifest import EncoderRecord, EnvLock
 from shared.models.base import LOGIT_LIMIT, Level1Model
-from shared.models.calibration import Calibration, Platt
+from shared.models.calibration import BetaCalibration, Calibration
 from shared.models.channels import Channels
 from shared.models.feature_space import FeatureSpace
 from shared.models.features import Features
@@ -83,7 +83,9 @@ class FakeBundle:
     encoders: dict[str, Encoder]
     stacker: StackerEnsemble
     calibration: Calibration = field(
-        default_factory=lambda: Calibration({aspect: Platt(1.2, 0.1) for aspect in ASPECTS}, dict.fromkeys(ASPECTS))
+        default_factory=lambda: Calibration(
+            {aspect: BetaCalibration(1.2, 0.9, 0.1) for aspect in ASPECTS}, dict.fromkeys(ASPECTS)
+        )
     )
     metadata: dict[str, Any] = field(default_factory=lambda: {"knn_lambda": 0.5})
     references: tuple[list[str], list[str]] = ([], [])

@@ -37,6 +37,7 @@ class State:
         self.lfs: dict[str, bytes] = {}  # sha256 -> bytes at rest
         self.log: list[tuple[str, str, int]] = []
         self.faults = Faults()
+        self.refusing: tuple[str, int] | None = None  # part of a path, and the status that it gets every time
         self.force_public = False
         self.lock = threading.RLock()
 
@@ -90,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         self.path_only = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         self.data = self.body()
         self.state.log.append((self.command, self.path_only, len(self.data)))
+        if self.state.refusing is not None and self.state.refusing[0] in self.path_only:
+            return self.refuse(self.state.refusing[1], "injected")
         try:
             for pattern, op, method in ROUTES:
                 if found := re.match(pattern, self.path_only):
@@ -101,6 +104,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
+        return None
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_any  # noqa: N815
 
@@ -123,6 +127,12 @@ class Handler(BaseHTTPRequestHandler):
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     # -- routes --------------------------------------------------------------------------------------------------
+
+    def who(self) -> None:
+        self.answer(200, {"name": "tester", "type": "user", "auth": {}})
+
+    def validate_yaml(self) -> None:
+        self.answer(200, {"errors": [], "warnings": []})
 
     def create_repository(self) -> None:
         wanted = json.loads(self.data)
@@ -241,6 +251,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "Entry not found", "EntryNotFound")
         data = self.state.content(file)
         headers = {"X-Repo-Commit": commit["oid"], "ETag": f'"{file.get("sha256", file["oid"])}"'}
+        if "sha256" in file:
+            headers |= {"X-Linked-ETag": f'"{file["sha256"]}"', "X-Linked-Size": len(data)}
         status = 200
         if wanted := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             start, end = int(wanted[1]), int(wanted[2]) + 1 if wanted[2] else len(data)
@@ -261,6 +273,8 @@ class Handler(BaseHTTPRequestHandler):
 
 NAME = r"([^/]+/[^/]+)"
 ROUTES = (
+    (r"^/api/whoami-v2$", "info", "who"),
+    (r"^/api/validate-yaml$", "info", "validate_yaml"),
     (r"^/api/repos/create$", "create", "create_repository"),
     (rf"^/api/models/{NAME}/preupload/(.+)$", "preupload", "preupload"),
     (rf"^/{NAME}\.git/info/lfs/objects/batch$", "batch", "lfs_batch"),

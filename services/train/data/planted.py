@@ -17,6 +17,7 @@ from shared.atomic import write_json
 from shared.config.data import DataConfig
 from shared.edge import Parser, main
 
+GOA = {"frozen_at": "2026-01-01"}  # as configs/demo.yaml: generated labels have no date of their own
 # Two residue readers, and no votes: what is explained here has to be in the sequence.
 LEVEL1 = {"models": ["mlp", "cnn"], "min_positives": 8, "mlp": {"hidden": 64, "epochs": 12}}
 STACKER = {"epochs": 3, "proteins_per_epoch": 400}
@@ -35,7 +36,7 @@ def write_planted(folder: Path, seed: int, *, permute_labels: bool) -> Path:
     keys = sorted(set(paths) & set(DataConfig.input_files()))
     data = {"name": "files", **{key: str(paths[key].resolve()) for key in keys}}
     config = folder / "config.json"
-    write_json(config, {"data": data, "level1": LEVEL1, "stacker": STACKER})
+    write_json(config, {"data": data, "goa": GOA, "level1": LEVEL1, "stacker": STACKER})
     return config
 
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from scipy import sparse
 
 from shared.models.calibration import (
+    BetaCalibration,
     Calibration,
     LogitCounts,
-    Platt,
     expected_calibration_error,
-    fit_platt,
+    fit_beta,
     log_loss,
     top_scores,
 )
@@ -44,25 +44,25 @@ class Scored:
 
 def calibrate(scored: Scored, fit_rows: IntArray, roots: frozenset[str], quantile: float) -> Calibration:
     """Fit probabilities and the low-confidence threshold to the out-of-fold logits of the fit rows."""
-    platt: dict[str, Platt] = {}
+    beta: dict[str, BetaCalibration] = {}
     thresholds: dict[str, float | None] = {}
     terms = np.asarray(scored.layout.terms, dtype=np.str_)
     for aspect in ASPECTS:
         columns = scored.layout.of_aspect(aspect)
         rows = scored.among(fit_rows, aspect)
-        platt[aspect] = fit_platt(count_pairs(scored.logits, scored.labels, rows, (columns, columns)))
+        beta[aspect] = fit_beta(count_pairs(scored.logits, scored.labels, rows, (columns, columns)))
         proper = columns[~np.isin(terms[columns], sorted(roots))]
-        tops = _tops(scored.logits, rows, proper, platt[aspect])
+        tops = _tops(scored.logits, rows, proper, beta[aspect])
         thresholds[aspect] = float(np.quantile(tops, quantile)) if tops.size else None
-    return Calibration(platt, thresholds)
+    return Calibration(beta, thresholds)
 
 
-def _tops(logits: Matrix, rows: IntArray, columns: IntArray, platt: Platt) -> FloatArray:
+def _tops(logits: Matrix, rows: IntArray, columns: IntArray, beta: BetaCalibration) -> FloatArray:
     if len(columns) == 0 or len(rows) == 0:
         return np.zeros(0, np.float32)
-    # Platt scaling keeps the order, so the top may be found before it.
+    # Calibration keeps the order, so the top may be found before it.
     tops = np.concatenate([top_scores(logits[block][:, columns].astype(np.float32)) for block in _blocks(rows)])
-    return platt.probabilities(tops)
+    return beta.probabilities(tops)
 
 
 def count_pairs(
@@ -93,12 +93,12 @@ def held_out_record(
         pairs = count_pairs(scored.logits, scored.labels, known, (columns, columns))
         record[aspect] = {
             "proteins": len(known),
-            "loss_stacker": log_loss(pairs, Platt()),
-            "loss_calibrated": log_loss(pairs, calibration.platt[aspect]),
-            "ece_stacker": expected_calibration_error(pairs, Platt()),
-            "ece_calibrated": expected_calibration_error(pairs, calibration.platt[aspect]),
+            "loss_stacker": log_loss(pairs, BetaCalibration()),
+            "loss_calibrated": log_loss(pairs, calibration.beta[aspect]),
+            "ece_stacker": expected_calibration_error(pairs, BetaCalibration()),
+            "ece_calibrated": expected_calibration_error(pairs, calibration.beta[aspect]),
             "loss_level1": {
-                name: log_loss(count_pairs(matrix, scored.labels, known, (level1_columns, columns)), Platt())
+                name: log_loss(count_pairs(matrix, scored.labels, known, (level1_columns, columns)), BetaCalibration())
                 for name, matrix in level1.items()
             },
         }

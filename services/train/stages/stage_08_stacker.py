@@ -92,7 +92,7 @@ def run(ctx: StageContext) -> None:
     ctx.write(
         RECORD,
         {
-            "version": 1,
+            "version": 2,
             **layout.to_json(),
             **calibration.to_json(),
             "roots": sorted(prepared.roots & set(layout.terms)),
@@ -300,7 +300,7 @@ def _inputs(config: Config) -> tuple[str, ...]:
 
 STAGE = Stage(
     id="stage_08_stacker",
-    version=1,
+    version=2,
     run=run,
     inputs=_inputs,
     outputs=always(TOP_TERMS, OUT_OF_FOLD, TEST, WEIGHTS, RECORD),

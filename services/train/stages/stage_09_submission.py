@@ -61,6 +61,7 @@ class Proteins:
     ids: Sequence[str]
     hits: Hits
     truth: sparse.csr_array  # boolean [protein, ontology term], propagated
+    known: sparse.csr_array | None  # the same of what was known before, where it is merged into the scores
     taxa: IntArray
     lengths: IntArray  # residues
 
@@ -112,9 +113,10 @@ def prepare(ctx: StageContext) -> Prepared:
     """Read the inputs and check that they belong together."""
     ontology = Ontology.from_json(ctx.read("parsed/ontology.json"))
     priors = ctx.read("parsed/term_priors.parquet").set_index("term").reindex(list(ontology.terms))
+    merged = "parsed/known_terms.parquet" if ctx.settings(SubmissionConfig).known_terms == "merge" else None
     parts: dict[Part, Proteins] = {
         "train": _proteins(ctx, "train", "parsed/train_terms.parquet", ontology),
-        "test": _proteins(ctx, "test", "parsed/test_truth.parquet", ontology),
+        "test": _proteins(ctx, "test", "parsed/test_truth.parquet", ontology, merged),
     }
     chosen, level1 = ctx.read(TOP_TERMS)["terms"], ctx.read(LEVEL1_TERMS)["terms"]
     names = sorted(
@@ -135,14 +137,15 @@ def prepare(ctx: StageContext) -> Prepared:
     )
 
 
-def _proteins(ctx: StageContext, part: Part, truth: str, ontology: Ontology) -> Proteins:
+def _proteins(ctx: StageContext, part: Part, truth: str, ontology: Ontology, merged: str | None = None) -> Proteins:
     sequences = ctx.read(f"parsed/{part}_seq.feather")
     ids = sequences["id"].tolist()
     taxa = ctx.read(f"parsed/{part}_taxa.feather").set_index("id")["taxon_id"].reindex(ids).fillna(0)
     labels = load_labels(ctx.read(truth), ids, ontology.terms, where=truth).astype(np.bool_)
+    known = load_labels(ctx.read(merged), ids, ontology.terms, where=merged) if merged else None
     hits = Hits.from_frame(ctx.read(f"parsed/homology_{part}.feather"), len(ids))
     lengths = sequences["sequence"].str.len().to_numpy(np.int64)
-    return Proteins(ids, hits, labels, taxa.to_numpy(np.int64), lengths)
+    return Proteins(ids, hits, labels, known, taxa.to_numpy(np.int64), lengths)
 
 
 def _model(
@@ -191,7 +194,10 @@ def score(prepared: Prepared, model: Model, part: Part, rows: IntArray) -> spars
             prior_weight=prepared.vote.prior_weight,
         )
     logits = np.asarray(model.logits[part][rows], np.float32)
-    return submitted(assemble_scores(logits, model.terms, model.calibration, ontology, rare), settings)
+    scores = assemble_scores(logits, model.terms, model.calibration, ontology, rare)
+    known = prepared.parts[part].known
+    # Known terms come with their ancestors, so that 1 nowhere exceeds a parent's score.
+    return submitted(scores if known is None else scores.maximum(known[rows]), settings)
 
 
 def blocks(rows: IntArray) -> Iterator[IntArray]:
@@ -269,10 +275,10 @@ def _annotated(measured: Mapping[str, tuple[dict[str, float | None], dict[str, M
 
 
 def _inputs(config: Config) -> tuple[str, ...]:
-    tables = ("seq.feather", "taxa.feather")
-    parsed = [f"parsed/{part}_{table}" for part in ("train", "test") for table in tables]
+    parsed = [f"parsed/{part}_{table}.feather" for part in ("train", "test") for table in ("seq", "taxa")]
     homology = [f"parsed/homology_{part}.feather" for part in ("train", "test")]
-    others = ("train_terms.parquet", "test_truth.parquet", "term_priors.parquet", "ontology.json", "splits.feather")
+    tables = ("train_terms", "test_truth", "known_terms", "term_priors")
+    others = (*(f"{table}.parquet" for table in tables), "ontology.json", "splits.feather")
     logits = [f"{prefix}{model}.npy" for model in (STACKER, *config.level1.models) for prefix in PREFIX.values()]
     own = (*parsed, *homology, *(f"parsed/{name}" for name in others), TOP_TERMS, LEVEL1_TERMS, RECORD, *logits)
     return tuple(dict.fromkeys((*own, *bundle_inputs(config))))
@@ -284,7 +290,7 @@ def _outputs(config: Config) -> tuple[str, ...]:
 
 STAGE = Stage(
     id="stage_09_submission",
-    version=2,
+    version=4,
     run=run,
     inputs=_inputs,
     outputs=_outputs,

@@ -93,12 +93,12 @@ def reliability(release: Release, count: int) -> list[Row]:
 
 def _predicted(release: Release) -> list[tuple[str, str]]:
     run, terms = release.run, [term for term in FAMILIES if term in release.run.stacker_terms]
-    platt = release.model.calibration.platt["MF"]
+    beta = release.model.calibration.beta["MF"]
     found = []
     for protein in unseen(release):
         place = run.places[protein]
         logits = np.asarray(run.scores(place.part, "gcn")[place.row], np.float64)
-        found += [(protein, t) for t in terms if platt.probabilities(logits[[run.stacker_terms[t]]])[0] >= CONFIDENT]
+        found += [(protein, t) for t in terms if beta.probabilities(logits[[run.stacker_terms[t]]])[0] >= CONFIDENT]
     return found
 
 

@@ -56,8 +56,8 @@ class Context:
 
     def probability(self, term: str, logits: float | np.ndarray) -> np.ndarray:
         """Calibrated probabilities of final logits, before propagation."""
-        platt = self.bundle.calibration.platt[self.aspect(term)]
-        found: np.ndarray = platt.probabilities(np.asarray(logits, np.float64)).astype(np.float64)
+        beta = self.bundle.calibration.beta[self.aspect(term)]
+        found: np.ndarray = beta.probabilities(np.asarray(logits, np.float64)).astype(np.float64)
         return found
 
     def logit(self, term: str) -> float:

@@ -27,7 +27,7 @@ class GoPath:
         run, ontology = context.run, context.run.ontology
         place = context.target.place
         logits = np.asarray(run.scores(place.part, "gcn")[place.row : place.row + 1], np.float32)
-        calibration = {a: {"a": platt.a, "b": platt.b} for a, platt in context.bundle.calibration.platt.items()}
+        calibration = context.bundle.calibration.to_json()["calibration"]
         rare = context.bundle.rare_scores(run.features(place, hits=True)) if place.fold is None else None
         sparse_own = own_scores(logits, list(run.stacker_terms), calibration, ontology, rare)
         final = propagate_max(sparse_own, ontology).toarray()[0]

@@ -82,8 +82,8 @@ def rehash_run(folder):
 
 
 def held(hub) -> dict[str, bytes]:
-    files = hub.repos[REPO]["commits"][-1]["files"]
-    return {name: hub.lfs[f["sha256"]] if f.get("lfs") else f["data"] for name, f in files.items()}
+    files = hub.repositories[REPO]["commits"][-1]["files"]
+    return {name: hub.lfs[f["sha256"]] if "sha256" in f else f["data"] for name, f in files.items()}
 
 
 def test_the_bundle_and_the_card_arrive_in_one_commit(hub, run) -> None:
@@ -94,10 +94,10 @@ def test_the_bundle_and_the_card_arrive_in_one_commit(hub, run) -> None:
         name: (run.parent / name).read_bytes() for name in (*BUNDLE, "model_manifest.json")
     }
     assert files[CARD].decode() == done.card
-    assert len(hub.repos[REPO]["commits"]) == 2  # the empty one of creation, and ours
-    assert hub.repos[REPO]["private"] is True
+    assert len(hub.repositories[REPO]["commits"]) == 2  # the empty one of creation, and ours
+    assert hub.repositories[REPO]["private"] is True
     assert done.changed
-    assert done.url == f"{constants.ENDPOINT}/{REPO}/tree/{hub.repos[REPO]['commits'][-1]['oid']}"
+    assert done.url == f"{constants.ENDPOINT}/{REPO}/tree/{hub.repositories[REPO]['commits'][-1]['oid']}"
     assert read_artifact_manifest(run.parent / "models").huggingface_url == done.url
 
 
@@ -114,7 +114,7 @@ def test_an_unchanged_model_moves_no_bytes_and_makes_no_commit(hub, run) -> None
     again = publish(run, REPO)
     assert (again.commit, again.changed) == (first.commit, False)
     assert [entry for entry in hub.log if entry[0] == "PUT"] == []
-    assert len(hub.repos[REPO]["commits"]) == 2
+    assert len(hub.repositories[REPO]["commits"]) == 2
 
 
 def test_a_new_model_replaces_the_old_one_and_what_only_the_old_one_had(hub, run, tmp_path) -> None:
@@ -163,14 +163,14 @@ def test_a_fault_is_named_leaves_no_half_model_and_a_retry_succeeds(
     big.write_bytes(b"w" * 20_000)
     rehash(run.parent, "model.pth")
     rehash_run(run.parent)
-    hub.fault = (part, status)
+    hub.refusing = (part, status)
     with pytest.raises(GowhyError) as caught:
         publish(run, REPO)
     assert type(caught.value) is error
     assert TOKEN not in str(caught.value) + "".join(capsys.readouterr())
-    assert part == "/tree/" or REPO not in hub.repos or held(hub) == {}
+    assert part == "/tree/" or REPO not in hub.repositories or held(hub) == {}
     assert read_artifact_manifest(run.parent / "models").huggingface_url is None
-    hub.fault = None
+    hub.refusing = None
     publish(run, REPO)
     assert held(hub)["model.pth"] == b"w" * 20_000
     assert read_artifact_manifest(run.parent / "models").huggingface_url

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from services.xai_worker.folder import published, read_complete, write_result
+from services.xai_worker.folder import PARTS, PARTS_KEPT_S, published, read_complete, sweep_staging, write_result
 from shared.errors import NotPermitted, TryAgain
 
 
@@ -91,3 +93,17 @@ def test_a_damaged_folder_is_not_complete(tmp_path: Path, damage: str) -> None:
         "nonsense": lambda: result.write_text("[]"),
     }[damage]()
     assert read_complete(tmp_path / "local-1") is None
+
+
+def test_unfinished_work_is_kept_for_a_week(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / f".{name}{PARTS}" for name in ("old", "young", "other"))
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "P1.json").write_text("{}")
+    other.symlink_to(young)
+    past = time.time() - PARTS_KEPT_S - 60
+    os.utime(old, (past, past))
+    os.utime(other, (past, past), follow_symlinks=False)
+    sweep_staging(tmp_path)
+    assert not old.exists()
+    assert (young / "P1.json").exists()

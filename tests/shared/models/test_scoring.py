@@ -15,7 +15,7 @@ from shared.ontology import ASPECTS, Ontology, propagate_labels, propagate_max
 from tests.fakes.ontologies import csr, make_ontology, ontologies, score_matrices
 
 laws = settings(deadline=None, max_examples=50)
-CALIBRATION = {"MF": {"a": 0.7, "b": -0.5}, "BP": {"a": 1.3, "b": 0.2}}
+CALIBRATION = {"MF": {"a": 0.7, "b": 0.7, "c": -0.5}, "BP": {"a": 1.3, "b": 1.3, "c": 0.2}}  # Platt scaling
 
 
 @st.composite
@@ -40,8 +40,8 @@ def test_scores_are_calibrated_completed_and_consistent(
     expected = rare.copy()
     for place, term in enumerate(terms):
         column = ontology.index[term]
-        scale = CALIBRATION.get(ASPECTS[ontology.aspects[column]], {"a": 1.0, "b": 0.0})
-        expected[:, column] = sigmoid(scale["a"] * logits[:, place].astype(float) + scale["b"])
+        scale = CALIBRATION.get(ASPECTS[ontology.aspects[column]], {"a": 1.0, "c": 0.0})
+        expected[:, column] = sigmoid(scale["a"] * logits[:, place].astype(float) + scale["c"])
     for child in reversed(range(len(ontology))):
         for parent in ontology.parents[child]:
             expected[:, parent] = np.maximum(expected[:, parent], expected[:, child])

@@ -15,7 +15,7 @@ from shared.artefacts import artefact
 from shared.config import Config, StackerConfig
 from shared.digests import sha256_file
 from shared.errors import IntegrityError
-from shared.models.calibration import Calibration
+from shared.models.calibration import BetaCalibration, Calibration
 from shared.models.channels import goa_matrices
 from shared.nn.stacker import StackerEnsemble
 from tests.fakes.planted import STACKER, Planted, stage_context
@@ -117,13 +117,13 @@ def test_calibration_is_fitted_on_out_of_fold_rows_of_annotated_proteins(planted
     columns = [planted.ontology.index[term] for term in record["terms"]]
     labels, aspects = planted.labels[:, columns], np.array(record["aspects"])
     for index, aspect in enumerate(("MF", "BP", "CC")):
-        a, b = record["calibration"][aspect]["a"], record["calibration"][aspect]["b"]
+        beta = BetaCalibration(**record["calibration"][aspect])
         rows = fit & planted.annotated[:, index]
-        p = 1 / (1 + np.exp(-(a * oof[rows][:, aspects == aspect].astype(float) + b)))
+        p = beta.probabilities(oof[rows][:, aspects == aspect])
         # Weak pull towards the identity aside, the mean prediction equals the mean label.
         assert p.mean() == pytest.approx(labels[rows][:, aspects == aspect].mean(), abs=2e-3)
         proper = (aspects == aspect) & ~np.isin(record["terms"], record["roots"])
-        tops = 1 / (1 + np.exp(-(a * oof[rows][:, proper].max(1).astype(float) + b)))
+        tops = beta.probabilities(oof[rows][:, proper].max(1))
         assert record["low_conf_threshold"][aspect] == pytest.approx(np.quantile(tops, 0.2), abs=1e-3)
 
 

@@ -15,7 +15,7 @@ from services.train.stage import Stage, always
 from services.train.stages import stage_09_submission
 from services.train.stages.stage_09_submission import STAGE
 from services.train.submission import validate_submission
-from shared.config import Config
+from shared.config import Config, SubmissionConfig
 from shared.errors import IntegrityError
 from shared.logs import check_keys
 from shared.ontology import ASPECTS, Ontology, information_accretion, propagate_labels, term_priors
@@ -72,10 +72,13 @@ def planted_inputs(seed: int = 3) -> dict[str, Any]:
             {"id": ids["train"], "role": np.where(fold < 0, "val", "fit"), "fold": fold, "cluster": np.arange(TRAIN)}
         ),
         "parsed/train_terms.parquet": label_table(labels["train"], ids["train"], ontology),
+        "parsed/known_terms.parquet": label_table(labels["test"][8:], ids["test"][8:], ontology),
         "parsed/test_truth.parquet": label_table(labels["test"][:8], ids["test"], ontology),
         "features/top_terms_1500.json": {"terms": chosen, "aspects": [ASPECTS[int(t[3:]) % 3] for t in chosen]},
         "features/level1_terms.json": {"terms": level1, "fold_terms": {}},
-        "models/stacker.json": {"calibration": {"MF": {"a": 0.8, "b": -0.1}, "BP": {"a": 1.0, "b": 0.0}}},
+        "models/stacker.json": {
+            "calibration": {"MF": {"a": 0.8, "b": 0.8, "c": -0.1}, "BP": {"a": 1.0, "b": 1.0, "c": 0.0}}
+        },
     }
     for part, of in ids.items():
         inputs[f"parsed/{part}_seq.feather"] = pd.DataFrame({"id": of, "sequence": ["ACDE"] * len(of)})
@@ -130,6 +133,23 @@ def test_rare_terms_come_from_homologues_and_only_where_asked(finished, tmp_path
     none = Config.model_validate({"level1": {"models": list(LEVEL1)}, "submission": {"rare_terms": "none"}})
     without = run_stage(stage(), tmp_path, planted_inputs(), none)
     assert not terms(without.staging / "submission.tsv") & rare
+
+
+def test_known_terms_are_merged_where_asked_and_only_there(finished, tmp_path: Path) -> None:
+    def scores(path: Path) -> dict[tuple[str, str], float]:
+        return {(p, t): float(s) for p, t, s in (line.split("\t") for line in path.read_text().splitlines())}
+
+    config = CONFIG.model_copy(update={"submission": SubmissionConfig(known_terms="merge")})
+    merged = scores(run_stage(stage(), tmp_path, planted_inputs(), config).staging / "submission.tsv")
+    left = scores(finished.staging / "submission.tsv")
+    known = planted_inputs()["parsed/known_terms.parquet"]
+    pairs = set(zip(known["id"], known["term"], strict=True))
+    assert pairs <= set(merged)
+    assert {merged[pair] for pair in pairs} == {1.0}
+    assert {pair: score for pair, score in merged.items() if pair not in pairs} == {
+        pair: score for pair, score in left.items() if pair not in pairs
+    }
+    assert any(left.get(pair) != 1.0 for pair in pairs)
 
 
 def test_metrics_compare_all_models_by_the_agreed_keys(finished) -> None:

@@ -174,8 +174,8 @@ def test_a_counterfactual_of_residues_is_irreducible(fake_run: ExplainedRun, thr
         chosen = [removed.position - 1 for removed in item.removed]
         fewer = [[i for i in chosen if i != given] for given in chosen]
         logits = planned.path.masked_logits([chosen, *fewer])[:, 0].numpy()
-        platt = fake_run.bundle.calibration.platt[item.aspect]
-        after, *others = platt.probabilities(logits).tolist()
+        beta = fake_run.bundle.calibration.beta[item.aspect]
+        after, *others = beta.probabilities(logits).tolist()
         assert after < threshold
         assert all(probability >= threshold for probability in others)
     assert any(item.found for item in items) or threshold < 0.3

@@ -228,7 +228,7 @@ def test_what_is_not_plain_json_is_400(client: TestClient, queue: MemoryQueue, b
     "asked",
     [
         {}, {"run_id": "RUN", "manifest": "RUN/manifest.json"}, {"run_id": 1}, {"run_id": "RUN", "surprise": 1},
-        {"run_id": "RUN", "methods": ["no_such"]}, {"run_id": "RUN", "methods": []}, {"run_id": "RUN", "top_k": 0},
+        {"run_id": "RUN", "methods": ["no_such"]}, {"run_id": "RUN", "tier": "no_such"}, {"run_id": "RUN", "top_k": 0},
         {"run_id": "RUN", "windows": [2]}, {"run_id": "RUN", "proteins": ["no such protein"]},
         {"run_id": "RUN", "proteins": ["T1\n"]}, {"run_id": "RUN", "seed": -1},
     ],
