@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shared.nn.encoders.packing import attend, positions, runs_of
+from shared.nn.encoders.packing import attend, positions, rotate, runs_of
 from shared.nn.native.kernels import WIDTHS, Bias, Kernels, Rotation, kernels
 
 LOG2E = 1.4426950408889634
@@ -153,7 +153,7 @@ class Engine:
             query, key, value = qkv.unflatten(-1, (3, stack.heads, -1)).unbind(1)
             if turn is not None:
                 angles = turn.cosine[at][:, None], turn.sine[at][:, None]
-                query, key = (_turned(part.float(), *angles).to(self.dtype) for part in (query, key))
+                query, key = (rotate(part.float(), *angles).to(self.dtype) for part in (query, key))
             return attend(query, key, value, runs, bias=mask if bias is not None else None, scale=stack.scale)
 
         return attention
@@ -182,8 +182,3 @@ class Engine:
 
 def _linear(x: Tensor, affine: Affine) -> Tensor:
     return functional.linear(x, affine.weight, affine.bias)
-
-
-def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)

@@ -17,7 +17,7 @@ from transformers import EsmConfig, EsmModel
 
 from shared.nn.encoders.base import Alphabet
 from shared.nn.encoders.engine import Affine, Block, Stack
-from shared.nn.encoders.packing import Run, attend, positions
+from shared.nn.encoders.packing import Run, attend, positions, rotate
 
 TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 CLS, PAD, EOS, UNKNOWN = 0, 1, 2, 3
@@ -189,9 +189,3 @@ def rotation(index: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Ten
     frequency = 1.0 / (ROTARY_BASE ** (torch.arange(0, width, 2, device=index.device).float() / width))
     angle = (index.float()[:, None] * frequency)[:, None]
     return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + width / 2) of every head, [T, heads, width]."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

@@ -67,3 +67,9 @@ def attend(
         pieces.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
         begin = end
     return torch.cat(pieces)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + width / 2) of every head, [T, heads, width]."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from shared.nn.encoders.esm2 import rotate, rotation
+from shared.nn.encoders.esm2 import rotation
+from shared.nn.encoders.packing import rotate
 from shared.nn.native import kernels as module
 from shared.nn.native.kernels import WIDTHS, Bias, Kernels, Rotation, kernels
 
