@@ -16,9 +16,10 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from shared.errors import DataError, MissingInput, from_os_error
 
@@ -128,6 +129,60 @@ def read_unique_fasta(path: Path) -> list[FastaRecord]:
             )
         records.append(record)
     return records
+
+
+def index_fasta(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Where the proteins of a plain file are: (first byte, bytes, residues), in order; every one is checked.
+
+    Raises:
+        DataError: the file is compressed, whose middle cannot be read; and as `read_fasta`.
+    """
+    with _opened(path) as file:
+        if file.read(2) == GZIP_MAGIC:
+            raise DataError("a compressed file has no places", where=str(path), remedy=f"gunzip -k {path}")
+    header: bytes | None = None
+    begin = place = start = 0
+    body: list[tuple[int, bytes]] = []
+    for number, raw in read_lines(path):
+        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        if line.startswith(b">"):
+            if header is not None:
+                yield begin, place - begin, len(_record(path, header, start, body).sequence)
+            header, start, body, begin = line[1:], number, [], place + len(raw) - len(line)
+        elif header is not None:
+            body.append((number, line))
+        elif line.strip():
+            raise DataError(f"text before the first header: {_show(line)}", where=f"{path}:{number}", remedy=_REMEDY)
+        place += len(raw)
+    if header is None:
+        raise DataError("no protein in the file", where=str(path), remedy=_REMEDY)
+    yield begin, place - begin, len(_record(path, header, start, body).sequence)
+
+
+def records_at(path: Path, places: Iterable[tuple[int, int]]) -> Iterator[FastaRecord]:
+    """The proteins at (first byte, bytes), as `index_fasta` gave them; their `line` is 1.
+
+    Raises:
+        MissingInput: no such file.
+        DataError: there is no protein at a place: the file is another one.
+    """
+    with _opened(path) as file:
+        for begin, size in places:
+            file.seek(begin)
+            lines = file.read(size).splitlines(keepends=True)
+            if not lines or not lines[0].startswith(b">"):
+                remedy = "The file was changed since it was indexed: start again in an empty folder"
+                raise DataError(f"no protein at byte {begin}", where=str(path), remedy=remedy)
+            yield _record(path, lines[0][1:], 1, list(enumerate(lines[1:], 2)))
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise MissingInput(f"no such file: {path}", remedy="Correct the path") from error
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error
 
 
 def _record(path: Path, header: bytes, start: int, body: list[tuple[int, bytes]]) -> FastaRecord:

@@ -64,11 +64,11 @@ def sequence_key(sequence: str) -> bytes:
 def open_cache(encoder: Encoder, cache: Path) -> VectorCache:
     """The folder of vectors made by exactly this encoder.
 
-    Torch's version and the kind of device are part of its name: both may change the last bit.
+    Torch's version, the kind of device and the compiled code are part of its name: each may change the last bit.
     """
     record = encoder.describe()
     about: dict[str, Any] = {key: record[key] for key in ("arch", "weights_sha256", "options")}
-    about |= {"torch": torch.__version__, "device": encoder.device.type}
+    about |= {"torch": torch.__version__, "device": encoder.device.type, "engine": encoder.engine}
     return VectorCache(cache / "embeddings" / digest_of("embeddings", about)[:32], encoder.dim, about)
 
 

@@ -22,7 +22,7 @@ from services.xai_worker.explainers.stacker_parts import StackerParts
 from services.xai_worker.gates.gatekeeper import Gatekeeper, Measured, with_specificity
 from services.xai_worker.localisation import Sites
 from services.xai_worker.methods import TIERS
-from services.xai_worker.parity import check_embedding, check_score
+from services.xai_worker.parity import BFLOAT16_TOLERANCE, check_embedding, check_score
 from services.xai_worker.paths import (
     Bundle,
     CheckedPath,
@@ -171,6 +171,15 @@ class Job:
             embedding = check_embedding(
                 path.pooled(), np.asarray(kept), encoder=path.modality, what=f"{path.model}, {target.protein}"
             )
+            if path.encoder.dtype != "float32":
+                # The gradients are those of the float32 function: it has to be the same one but for rounding.
+                check_embedding(
+                    path.explained(),
+                    np.asarray(kept),
+                    encoder=path.modality,
+                    what=f"{path.model} in float32, {target.protein}",
+                    tolerance=BFLOAT16_TOLERANCE,
+                )
         return Checked(terms, scores, embedding)
 
     def explain(self, target: Target) -> Findings:

@@ -14,6 +14,7 @@ from shared.errors import ParityError
 
 SCORE_TOLERANCE = 0.01  # logits
 EMBEDDING_TOLERANCE = 1e-3  # relative; a float16 copy of a vector is within 5e-4
+BFLOAT16_TOLERANCE = 0.02  # between a vector made in bfloat16 and its float32 explanation; measured: 0.006
 REMEDY = "Explain with the environment, device and weights of the run, or run the pipeline again"
 
 
@@ -42,22 +43,27 @@ def check_score(recomputed: float, stored: np.floating, *, what: str) -> ScalarP
 
 
 def check_embedding(
-    recomputed: npt.NDArray[np.floating], stored: npt.NDArray[np.floating], *, encoder: str, what: str
+    recomputed: npt.NDArray[np.floating],
+    stored: npt.NDArray[np.floating],
+    *,
+    encoder: str,
+    what: str,
+    tolerance: float = EMBEDDING_TOLERANCE,
 ) -> EmbeddingParity:
     """Compare a recomputed pooled embedding [dimension] with the stored one.
 
     Raises:
-        ParityError: ||recomputed - stored|| / ||stored|| is above 0.001.
+        ParityError: ||recomputed - stored|| / ||stored|| is above the tolerance.
     """
     reference = stored.astype(np.float64)
     distance = float(np.linalg.norm(recomputed.astype(np.float64) - reference))
     length = float(np.linalg.norm(reference))
     error = distance / length if length > 0 else distance
-    if not error <= EMBEDDING_TOLERANCE:
+    if not error <= tolerance:
         raise ParityError(
             f"this explains a different encoder: the recomputed {encoder} embedding is {error:.3g} of its length "
-            f"({distance:.6g} of {length:.6g}) away from the stored one; at most {EMBEDDING_TOLERANCE:.3g} is accepted",
+            f"({distance:.6g} of {length:.6g}) away from the stored one; at most {tolerance:.3g} is accepted",
             where=what,
             remedy=REMEDY,
         )
-    return EmbeddingParity(encoder=encoder, relative_error=error, tolerance=EMBEDDING_TOLERANCE)
+    return EmbeddingParity(encoder=encoder, relative_error=error, tolerance=tolerance)

@@ -227,6 +227,11 @@ class PooledPath:
 
     def pooled(self) -> npt.NDArray[np.float32]:
         """The recomputed embedding [dim], to compare with the stored one."""
+        vector: npt.NDArray[np.float32] = self._stored_vector()[0].float().cpu().numpy()
+        return vector
+
+    def explained(self) -> npt.NDArray[np.float32]:
+        """The embedding [dim] that is explained: always float32, in whatever precision the run made its own."""
         with torch.inference_mode():
             vector: npt.NDArray[np.float32] = self.encoder.forward_embedded(self.inputs())[0].float().cpu().numpy()
         return vector
@@ -234,7 +239,14 @@ class PooledPath:
     def stored_scale(self) -> Tensor:
         """[asked terms]."""
         with torch.inference_mode():
-            return _limited_mean(self._member_logits(self.encoder.forward_embedded(self.inputs())))
+            return _limited_mean(self._member_logits(self._stored_vector()))
+
+    @torch.inference_mode()
+    def _stored_vector(self) -> Tensor:
+        """The embedding [1, dim] as the run made it; in float32 that is the function that is explained."""
+        if self.encoder.dtype == "float32":
+            return self.encoder.forward_embedded(self.inputs())
+        return torch.from_numpy(self.encoder.embed([self.sequence])).to(self.encoder.device)
 
     def _member_logits(self, pooled: Tensor) -> Iterator[Tensor]:
         for member, fixed in zip(self.members, self.fixed, strict=True):

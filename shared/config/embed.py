@@ -24,6 +24,9 @@ class EncoderConfig(Section):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the weights; checked when given")
     window: int = Field(1022, ge=8, description="residues per window")
     overlap: int = Field(0, ge=0, description="residues that neighbouring windows share")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of the embeddings; bfloat16 is 2 to 3 times as fast, see docs/performance.md"
+    )
     tokens_per_batch: int = Field(
         4096, ge=64, description="how much work is done between two saves; on a GPU also per forward pass"
     )

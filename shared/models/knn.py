@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from shared.compiled import compiled
 from shared.models.feature_space import FeatureSpace
 from shared.models.features import Features, FloatArray, IntArray
 from shared.models.reference import Reference
+from shared.nn.nearest import nearest
 from shared.nn.transforms import row_blocks
 
 QUERY_ROWS = 1024
-REFERENCE_ROWS = 4096
 
 
 class Knn:
@@ -61,15 +60,15 @@ class Knn:
     ) -> tuple[IntArray, FloatArray]:
         """Reference positions and cosines [len(rows), k], best first; equal cosines by position; -inf where fewer exist."""
         queries = self.embed(self.space, features, rows)
-        count = min(self.count, len(self.embeddings))
-        position = np.zeros((len(rows), count), np.int64)
-        cosine = np.full((len(rows), count), -np.inf, np.float32)
-        for place, block in row_blocks(np.arange(len(self.embeddings)), REFERENCE_ROWS):
-            similar = queries @ self.embeddings[place].astype(np.float32).T
-            if folds is not None:
-                similar[folds[rows][:, None] == folds[self.reference.rows[block]][None, :]] = -np.inf
-            keep_best(similar, place.start, position, cosine)
-        return position, cosine
+        if folds is None:
+            return nearest(queries, self.embeddings, self.count)
+        own = folds
+
+        def same_fold(place: slice, which: IntArray) -> npt.NDArray[np.bool_]:
+            voters = self.reference.rows[place]
+            return np.asarray(own[rows[which]][:, None] == own[voters][None, :])
+
+        return nearest(queries, self.embeddings, self.count, same_fold)
 
     def _logits(self, features: Features, rows: IntArray, folds: IntArray | None) -> FloatArray:
         scores = np.empty((len(rows), len(self.terms)), np.float32)
@@ -114,28 +113,3 @@ def _unit(vectors: FloatArray) -> FloatArray:
     norm = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
     unit: FloatArray = vectors / np.maximum(norm, np.float32(1e-12))
     return unit
-
-
-@compiled
-def keep_best(similar: FloatArray, start: int, position: IntArray, cosine: FloatArray) -> None:
-    """Update each row's best list, in place, with a block of candidates.
-
-    Args:
-        similar: cosines [query, candidate]; the candidates are at positions `start`, `start + 1`, ...
-        start: larger than every position that is already in a list, so that equal cosines stay in position order.
-        position: of the best so far [query, k].
-        cosine: of the best so far [query, k], descending; -inf where a place is free.
-    """
-    count = cosine.shape[1]
-    for query in range(similar.shape[0]):
-        for candidate in range(similar.shape[1]):
-            value = similar[query, candidate]
-            if value <= cosine[query, count - 1]:
-                continue
-            place = count - 1
-            while place > 0 and cosine[query, place - 1] < value:
-                cosine[query, place] = cosine[query, place - 1]
-                position[query, place] = position[query, place - 1]
-                place -= 1
-            cosine[query, place] = value
-            position[query, place] = start + candidate

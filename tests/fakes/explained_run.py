@@ -107,6 +107,7 @@ class ExplainedRun:
     test_ids: Sequence[str] = ("T1", "T2", "T3")
     residues: int = 18
     goa_kinds: tuple[str, ...] = ("IEA",)
+    dtype: str = "float32"  # of the embeddings
     ontology: Ontology = field(init=False)
     bundle: FakeBundle = field(init=False)
 
@@ -124,8 +125,8 @@ class ExplainedRun:
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
         return {
-            "esm2": load_encoder(EncoderConfig(name="esm2_tiny"), "cpu"),
-            "t5": load_encoder(EncoderConfig(name="prott5_tiny"), "cpu"),
+            "esm2": load_encoder(EncoderConfig(name="esm2_tiny", dtype=self.dtype), "cpu"),
+            "t5": load_encoder(EncoderConfig(name="prott5_tiny", dtype=self.dtype), "cpu"),
         }
 
     def provenance(self, job_id: str = "local-test") -> Provenance:

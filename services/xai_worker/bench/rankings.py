@@ -20,8 +20,8 @@ from shared.digests import sha256_bytes
 from shared.nn.encoders import Encoder
 from shared.nn.encoders.base import STANDARD_RESIDUES
 from shared.nn.encoders.encoder import TransformerEncoder
-from shared.nn.encoders.esm2 import Esm2Network, rotate, rotation
-from shared.nn.encoders.packing import Run, positions
+from shared.nn.encoders.esm2 import Esm2Network, rotation
+from shared.nn.encoders.packing import Run, positions, rotate
 
 FloatArray = np.ndarray
 PRIOR_COUNT = 1.0  # pseudo-count of each amino acid

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,9 +27,19 @@ BATCHES = (1, 2, 5, 10, 25)  # rows of a forward pass, which is what captum coun
 NAIVE_LIMIT, BEST_LIMIT, SAME, AGREES = 8.0, 2.5, 1e-3, 1e-4
 
 
-def measure(material: Material) -> Section:
-    """Processor seconds of each, the ratio, and how far the results are apart."""
-    rounds = material.at_most(ROUNDS)
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Ways to the same attributions [term, residue]."""
+
+    ours: Callable[[], torch.Tensor]  # until the parts sum to the whole
+    ours_at: Callable[[int], torch.Tensor]  # with so many nodes
+    captum: Callable[[int | None], torch.Tensor]  # with an internal_batch_size; None: all steps at once
+    steps: list[int]  # nodes that each run of `ours` took
+    errors: list[float]  # its largest completeness error
+
+
+def make_task() -> Task:
+    """One protein, TERMS terms of a random head behind the pooled vector."""
     encoder = load_encoder(EncoderConfig(name=ENCODER), "cpu")
     generator = torch.Generator().manual_seed(SEED)
     weights = torch.randn(encoder.dim, TERMS, generator=generator) / encoder.dim**0.5
@@ -46,17 +57,33 @@ def measure(material: Material) -> Section:
             for term in range(TERMS)
         ])  # fmt: skip
 
-    steps = []
+    steps: list[int] = []
+    errors: list[float] = []
 
     def ours() -> torch.Tensor:
         columns = Quadrature().gradients(lambda points: forward(points[0]), (inputs,), (baseline,), LENGTH)
         steps.append(max(column[3] for column in columns))
-        return torch.stack([(means[0] * (inputs - baseline)[0]).sum(-1) for means, *_ in columns])
+        found = torch.stack([(means[0] * (inputs - baseline)[0]).sum(-1) for means, *_ in columns])
+        parts = zip(found, columns, strict=True)
+        errors.append(max(abs(float(row.sum()) - (x - b)) / max(abs(x - b), 1e-3) for row, (_, x, b, _) in parts))
+        return found
 
+    def ours_at(count: int) -> torch.Tensor:
+        line = mean_gradients(lambda p: forward(p[0]), (inputs,), (baseline,), range(TERMS), steps=count, batch=2)
+        return torch.stack([(mean * (inputs - baseline)[0]).sum(-1) for (mean,) in line])
+
+    return Task(ours, ours_at, captum, steps, errors)
+
+
+def measure(material: Material) -> Section:
+    """Processor seconds of each, the ratio, and how far the results are apart."""
+    rounds = material.at_most(ROUNDS)
+    task = make_task()
+    steps = task.steps
     ways: dict[str, Callable[[], torch.Tensor]] = {
-        "gowhy": ours,
-        "captum, whole batch": lambda: captum(None),
-        **{f"captum, internal_batch_size {b}": (lambda b=b: captum(b)) for b in BATCHES},  # type: ignore[misc]
+        "gowhy": task.ours,
+        "captum, whole batch": lambda: task.captum(None),
+        **{f"captum, internal_batch_size {b}": (lambda b=b: task.captum(b)) for b in BATCHES},  # type: ignore[misc]
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, torch.Tensor] = {}
@@ -72,9 +99,7 @@ def measure(material: Material) -> Section:
     tuned = min(value for name, value in best.items() if name.startswith("captum"))
     scale = results["captum, whole batch"].abs().max()
     apart = float((results["gowhy"] - results["captum, whole batch"]).abs().max() / scale)
-    line = mean_gradients(lambda p: forward(p[0]), (inputs,), (baseline,), range(TERMS), steps=STEPS, batch=2)
-    same_steps = torch.stack([(mean * (inputs - baseline)[0]).sum(-1) for (mean,) in line])
-    agreement = float((same_steps - results["captum, whole batch"]).abs().max() / scale)
+    agreement = float((task.ours_at(STEPS) - results["captum, whole batch"]).abs().max() / scale)
     rows: list[Row] = [{"way": name, "seconds": value, "times gowhy": value / own} for name, value in best.items()]
     text = (
         f"Integrated gradients of {TERMS} terms of one protein of {LENGTH} residues, {ENCODER} with random weights, "

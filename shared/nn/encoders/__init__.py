@@ -112,6 +112,7 @@ def encoder_config(record: Mapping[str, Any]) -> EncoderConfig:
             sha256=record["weights_sha256"],
             window=options["window"],
             overlap=options["overlap"],
+            dtype=options.get("dtype", "float32"),
         )
     except (KeyError, TypeError, ValidationError) as error:
         raise IntegrityError(f"not an encoder record: {error!r}", where="encoder record") from error

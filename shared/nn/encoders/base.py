@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from shared.nn.encoders.engine import Stack
 from shared.nn.encoders.packing import Run
 
 STANDARD_RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
@@ -28,7 +29,10 @@ class Encoder(Protocol):
 
     `weights_label` says where the weights are from, `random-init(SEED)` included; it is shown
     wherever a result is. `order_free` promises that a sequence's vector is the same to the last bit
-    whatever else is in the call; without it, it differs by less than 1e-5.
+    whatever else is in the call; without it, it differs by less than 1e-5. `engine` names the code that
+    computes vectors: another one, or another processor, may differ in the last bits.
+
+    With `dtype` bfloat16 only `embed` and `residues` are computed in it: what has gradients stays float32.
     """
 
     name: str
@@ -39,6 +43,12 @@ class Encoder(Protocol):
     overlap: int  # residues that neighbouring windows share
     device: torch.device
     order_free: bool
+    dtype: str  # float32 or bfloat16
+
+    @property
+    def engine(self) -> str:
+        """Name of the code that computes vectors."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """JSON record that `load_encoder` takes back."""
@@ -139,7 +149,11 @@ class Network(Protocol):
         ...
 
     def hidden(self, embedded: Tensor, runs: Sequence[Run]) -> Tensor:
-        """Last hidden states [T, D] of packed, rescaled embeddings [T, D]."""
+        """Last hidden states [T, D] of packed, rescaled embeddings [T, D]; differentiable, in the weights' precision."""
+        ...
+
+    def stack(self) -> Stack:
+        """The same function for the engine, which has no gradients."""
         ...
 
     def initial_std(self, parameter: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import Tensor
 from shared.config.embed import EncoderConfig
 from shared.errors import DataError
 from shared.nn.encoders.base import POOLING_VERSION, STANDARD_RESIDUES, Network
-from shared.nn.encoders.packing import Run, runs_of
+from shared.nn.encoders.engine import Engine
+from shared.nn.encoders.packing import Run
 from shared.nn.encoders.weights import Weights
 from shared.nn.encoders.windows import Window, windows
 
@@ -44,8 +45,20 @@ class TransformerEncoder:
         self.window, self.overlap, self.tokens_per_batch = config.window, config.overlap, config.tokens_per_batch
         self.device = device
         self.order_free = device.type == "cpu"
+        self.dtype: str = config.dtype
         self.network = network
         network.module.to(device).eval().requires_grad_(False)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """Made when the first sequence comes: the differentiable paths do without its copy of the weights."""
+        special = len(self.network.alphabet.before + self.network.alphabet.after)
+        return Engine(self.network.stack(), getattr(torch, self.dtype), self.window + special)
+
+    @property
+    def engine(self) -> str:
+        """The code that computes vectors."""
+        return self._engine.name
 
     def describe(self) -> dict[str, Any]:
         """JSON record that `load_encoder` takes back."""
@@ -55,7 +68,12 @@ class TransformerEncoder:
             "dim": self.dim,
             "weights": self.weights_label,
             "weights_sha256": self.weights_sha256,
-            "options": {"window": self.window, "overlap": self.overlap, "dtype": "float32", "pooling": POOLING_VERSION},
+            "options": {
+                "window": self.window,
+                "overlap": self.overlap,
+                "dtype": self.dtype,
+                "pooling": POOLING_VERSION,
+            },
             "transformers": transformers.__version__,
         }
 
@@ -66,18 +84,32 @@ class TransformerEncoder:
             DataError: an empty sequence.
         """
         batches = self._batches(sequences)
+        _ = self._engine  # before there are threads
         vectors = torch.zeros(len(sequences), self.dim)
         for batch, shares in zip(batches, self._each(partial(self._shares, sequences), batches), strict=True):
             for piece, share in zip(batch, shares, strict=True):
                 vectors[piece.row] += share
         return vectors.numpy()
 
-    @torch.inference_mode()
     def _shares(self, sequences: Sequence[str], batch: list[Piece]) -> Tensor:
-        """What each window of a batch adds to its sequence's vector, [windows, dim], on the CPU."""
+        """What each window of a batch adds to its sequence's vector, [windows, dim], on the CPU.
+
+        A batch that is too large for the device goes through in halves.
+        """
+        try:
+            return self._computed(sequences, batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        return torch.cat([self._shares(sequences, batch[:middle]), self._shares(sequences, batch[middle:])])
+
+    @torch.inference_mode()
+    def _computed(self, sequences: Sequence[str], batch: list[Piece]) -> Tensor:
         framed = [self._framed(self._lookup(sequences[row][w.start : w.stop])) for row, w in batch]
         lengths = [len(tokens) for tokens in framed]
-        states = self.network.hidden(torch.cat(framed), runs_of(lengths)).split(lengths)
+        states = self._engine.states(torch.cat(framed), lengths).split(lengths)
         shares = [self._share(hidden, w, len(sequences[row])) for (row, w), hidden in zip(batch, states, strict=True)]
         return torch.stack(shares).float().cpu()
 
@@ -104,7 +136,7 @@ class TransformerEncoder:
         states = []
         for window in self._windows(len(sequence)):
             framed = self._framed(self._lookup(sequence[window.start : window.stop]))
-            states.append(self._owned(self.network.hidden(framed, [Run(1, len(framed))]), window))
+            states.append(self._owned(self._engine.states(framed, [len(framed)]), window))
         return torch.cat(states).cpu()
 
     def tokenise(self, sequence: str) -> Tensor:

@@ -16,7 +16,8 @@ from torch.nn import functional
 from transformers import EsmConfig, EsmModel
 
 from shared.nn.encoders.base import Alphabet
-from shared.nn.encoders.packing import Run, attend, positions
+from shared.nn.encoders.engine import Affine, Block, Stack
+from shared.nn.encoders.packing import Run, attend, positions, rotate
 
 TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 CLS, PAD, EOS, UNKNOWN = 0, 1, 2, 3
@@ -115,6 +116,35 @@ class Esm2Network:
         last: Tensor = encoder.emb_layer_norm_after(x)
         return last
 
+    def stack(self) -> Stack:
+        """The blocks for the engine; weights in place but the joined queries, keys and values."""
+        encoder: Any = self.module.encoder
+        blocks = []
+        for layer in encoder.layer:
+            attention = layer.attention.self
+            joined = (attention.query, attention.key, attention.value)
+            blocks.append(
+                Block(
+                    attention_norm=_affine(layer.attention.LayerNorm),
+                    qkv=Affine(torch.cat([one.weight for one in joined]), torch.cat([one.bias for one in joined])),
+                    out=_affine(layer.attention.output.dense),
+                    feed_forward_norm=_affine(layer.LayerNorm),
+                    up=_affine(layer.intermediate.dense),
+                    down=_affine(layer.output.dense),
+                )
+            )
+        width = self.shape.dim // self.shape.heads
+        return Stack(
+            blocks=tuple(blocks),
+            last_norm=_affine(encoder.emb_layer_norm_after),
+            heads=self.shape.heads,
+            scale=width**-0.5,
+            epsilon=encoder.emb_layer_norm_after.eps,
+            centred=True,
+            activation="gelu",
+            rotation=lambda index: rotation(index, width, torch.float32),
+        )
+
     def initial_std(self, parameter: str) -> float | None:
         """0.02 for matrices and embeddings, as transformers starts them (`initializer_range`)."""
         layer, kind = parameter.split(".")[-2:]
@@ -147,6 +177,10 @@ class Esm2Network:
         return "; ".join(wrong) or None
 
 
+def _affine(module: Any) -> Affine:
+    return Affine(module.weight, module.bias)
+
+
 def rotation(index: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine [T, 1, width / 2] of the rotary angles (Su et al. 2021, arXiv:2104.09864).
 
@@ -155,9 +189,3 @@ def rotation(index: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Ten
     frequency = 1.0 / (ROTARY_BASE ** (torch.arange(0, width, 2, device=index.device).float() / width))
     angle = (index.float()[:, None] * frequency)[:, None]
     return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + width / 2) of every head, [T, heads, width]."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

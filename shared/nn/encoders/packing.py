@@ -34,9 +34,15 @@ def positions(runs: Sequence[Run], device: torch.device) -> Tensor:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, runs: Sequence[Run], bias: Callable[[int], Tensor] | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    runs: Sequence[Run],
+    *,
+    bias: Callable[[int], Tensor] | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
-    """Attention of every token to the tokens of its own sequence; scores are not scaled here.
+    """Attention of every token to the tokens of its own sequence.
 
     Args:
         query: [T, H, W].
@@ -44,6 +50,7 @@ def attend(
         value: [T, H, W].
         runs: how the T tokens are made up.
         bias: sequence length n -> [1, H, n, n], added to the scores.
+        scale: of the scores, before the bias.
 
     Returns:
         [T, H * W].
@@ -56,7 +63,13 @@ def attend(
             part[begin:end].unflatten(0, (run.count, run.length)).transpose(1, 2) for part in (query, key, value)
         )
         mask = None if bias is None else bias(run.length)
-        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         pieces.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
         begin = end
     return torch.cat(pieces)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + width / 2) of every head, [T, heads, width]."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

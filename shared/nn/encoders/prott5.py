@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import T5Config, T5EncoderModel
 
 from shared.nn.encoders.base import Alphabet
+from shared.nn.encoders.engine import Affine, Block, Stack
 from shared.nn.encoders.packing import Run, attend
 
 # The vocabulary of Rostlab/prot_t5_xl_*: pad, end, unknown, 25 letters, then <extra_id_99> ... <extra_id_0>.
@@ -97,27 +98,60 @@ class T5Network:
             attention = block.layer[0].SelfAttention
             u = root_mean_square_norm(x, block.layer[0].layer_norm)
             query, key, value = (project(u).unflatten(-1, split) for project in (attention.q, attention.k, attention.v))
-            x = x + attention.o(attend(query, key, value, runs, bias))
+            x = x + attention.o(attend(query, key, value, runs, bias=bias))
             feed_forward = block.layer[1].DenseReluDense
             x = x + feed_forward.wo(
                 functional.relu(feed_forward.wi(root_mean_square_norm(x, block.layer[1].layer_norm)))
             )
         return root_mean_square_norm(x, encoder.final_layer_norm)
 
+    def stack(self) -> Stack:
+        """The blocks for the engine; weights in place but the joined queries, keys and values."""
+        encoder: Any = self.module.encoder
+        blocks = []
+        for block in encoder.block:
+            attention, feed_forward = block.layer[0].SelfAttention, block.layer[1].DenseReluDense
+            joined = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+            blocks.append(
+                Block(
+                    attention_norm=Affine(block.layer[0].layer_norm.weight, None),
+                    qkv=Affine(joined, None),
+                    out=Affine(attention.o.weight, None),
+                    feed_forward_norm=Affine(block.layer[1].layer_norm.weight, None),
+                    up=Affine(feed_forward.wi.weight, None),
+                    down=Affine(feed_forward.wo.weight, None),
+                )
+            )
+        return Stack(
+            blocks=tuple(blocks),
+            last_norm=Affine(encoder.final_layer_norm.weight, None),
+            heads=self.shape.heads,
+            scale=1.0,  # T5 leaves it to the weights
+            epsilon=encoder.final_layer_norm.variance_epsilon,
+            centred=False,
+            activation="relu",
+            bias=self._by_distance,
+        )
+
+    def _by_distance(self, distance: Tensor) -> Tensor:
+        """The scores' addition [heads, n] at signed distances key - query [n]."""
+        table: Any = self.module.encoder.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr,index]
+        # On the CPU, because a logarithm that another device rounds differently is another bucket.
+        buckets = bucket(distance.cpu()).to(table.weight.device)
+        rows: Tensor = table.weight[buckets].t()
+        return rows
+
     def _position_bias(self) -> Callable[[int], Tensor]:
         """Bias [1, H, n, n] by sequence length, made once per length and shared by all layers.
 
         It depends on the distance only, so that 2n - 1 rows are looked up instead of n * n.
         """
-        table: Any = self.module.encoder.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr,index]
         known: dict[int, Tensor] = {}
 
         def bias(length: int) -> Tensor:
             if length not in known:
-                # On the CPU, because a logarithm that another device rounds differently is another bucket.
-                buckets = bucket(torch.arange(1 - length, length)).to(table.weight.device)
                 # Heads first in memory: attention would copy any other layout, in every layer.
-                by_distance = table.weight[buckets].t().contiguous()  # [H, 2n - 1]
+                by_distance = self._by_distance(torch.arange(1 - length, length)).contiguous()  # [H, 2n - 1]
                 known[length] = by_distance.unfold(-1, length, 1).flip(1)[None]
             return known[length]
 

@@ -12,6 +12,8 @@ import pytest
 from services.xai_worker.explain import Outcome, explain
 from services.xai_worker.folder import read_complete
 from services.xai_worker.job import Job
+from services.xai_worker.parity import BFLOAT16_TOLERANCE
+from services.xai_worker.paths import PooledPath, residue_path
 from services.xai_worker.request import ExplainRequest, request_of
 from services.xai_worker.result import EXPLANATION
 from services.xai_worker.stored import StoredRun
@@ -53,6 +55,29 @@ def test_every_pair_is_explained_by_every_model_and_method(outcome: Outcome, fak
     ]
     assert found == sorted(wanted)
     assert outcome.result["counts"] == {"explanations": 52, "proteins": 2, "not_converged": 0}
+
+
+def test_a_bfloat16_run_is_held_to_its_own_vectors_and_explained(tmp_path) -> None:
+    run = ExplainedRun(tmp_path / "run", dtype="bfloat16")
+    found = lines(make(run, tmp_path / "xai"))
+    of_encoders = [line for line in found if line["model"].startswith("mlp/")]
+    assert of_encoders
+    for line in of_encoders:
+        assert line["gates"]["embedding"]["relative_error"] <= 1e-3
+    # The float32 function is near, but it is not what the run stored.
+    path = residue_path(
+        run.bundle, StoredRun(run.folder), "mlp/esm2", StoredRun(run.folder).places["T1"], run.terms[:2]
+    )
+    assert isinstance(path, PooledPath)
+    away = np.linalg.norm(path.explained() - path.pooled()) / np.linalg.norm(path.pooled())
+    assert 1e-3 < away < BFLOAT16_TOLERANCE
+
+
+def test_bfloat16_that_is_too_far_from_float32_is_not_explained(tmp_path, monkeypatch) -> None:
+    run = ExplainedRun(tmp_path / "run", dtype="bfloat16")
+    monkeypatch.setattr("services.xai_worker.job.BFLOAT16_TOLERANCE", 1e-4)
+    with pytest.raises(ParityError, match="in float32"):
+        make(run, tmp_path / "xai")
 
 
 def test_lines_follow_the_schema(outcome: Outcome) -> None:

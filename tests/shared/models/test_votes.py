@@ -15,10 +15,10 @@ from services.train.models.targets import positives
 from services.train.models.taxon import TaxonFitter
 from shared.config.level1 import HomologyVoteConfig, KnnConfig, TaxonConfig
 from shared.errors import DataError, MissingInput
-from shared.models import knn as knn_module
 from shared.models.base import logit
 from shared.models.features import Features, Hits
 from shared.models.homology_vote import HomologyVote
+from shared.nn import nearest as nearest_module
 from tests.fakes.level1_run import QUICK, Level1Run, features_of_tests, fit_context, training_data
 
 
@@ -165,7 +165,7 @@ def test_a_vote_without_a_search_says_so(data: TrainingData, test_part: Features
 def test_knn_is_the_exact_cosine_vote(
     data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, out_of_fold: bool
 ) -> None:
-    monkeypatch.setattr(knn_module, "REFERENCE_ROWS", block)
+    monkeypatch.setattr(nearest_module, "REFERENCE_ROWS", block)
     config = QUICK.model_copy(update={"knn": KnnConfig(neighbours=6, temperature=0.2)})
     fit_rows = np.flatnonzero(data.folds >= 0)
     model = KnnFitter().fit(data, fit_rows, fit_context(tmp_path, config))

@@ -1,0 +1,1 @@
+"""Compiled code for what torch is slow at on a CPU."""
