@@ -55,7 +55,9 @@ def test_each_service_killed_and_started_again_finishes(stack) -> None:
 def test_an_image_holds_what_it_needs_and_says_what_it_is(stack, service) -> None:
     image = json.loads(docker("image", "inspect", f"gowhy-{service}:local").stdout)[0]
     labels = image["Config"]["Labels"]
-    locked = subprocess.run(["sha256sum", PIP_LOCKS[service]], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    locked = subprocess.run(
+        ["sha256sum", PIP_LOCKS[service]], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert labels["gowhy.env.lock.sha256"] == locked.stdout.split()[0]
     revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert labels["org.opencontainers.image.revision"] == revision.stdout.strip()
@@ -72,7 +74,9 @@ def test_a_wrong_hash_stops_the_build(stack) -> None:
         assert "label says lock 000000000000" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("service", "verb"), [("train", ("run", "--config", "configs/smoke.yaml")), ("xai-worker", ("serve",))])
+@pytest.mark.parametrize(
+    ("service", "verb"), [("train", ("run", "--config", "configs/smoke.yaml")), ("xai-worker", ("serve",))]
+)
 def test_a_tampered_lock_stops_both_services(stack, service, verb) -> None:
     name = PIP_LOCKS[service]
     tampered = stack.folder / "tampered.txt"
