@@ -116,7 +116,8 @@ postgres-image: ## a Postgres from Debian's packages, for make up SCALE=3 LOCAL_
 	@DOCKER_BUILDKIT=1 docker build --network=host --build-arg RUNTIME_IMAGE=$(or $(RUNTIME_IMAGE),local/debian:bookworm) -t gowhy-postgres:local -f envs/Dockerfile.postgres .
 
 up: ## train, hand over, explain, in containers; the report is in ./out; SCALE=3: on Postgres; GPU=1
-	@$(COMPOSE) up --build --exit-code-from submit $(if $(SCALE),--scale xai-worker=$(SCALE)) $(ARGS)
+	@$(COMPOSE) up --build --detach $(if $(SCALE),--scale xai-worker=$(SCALE)) $(ARGS)
+	@$(COMPOSE) finish
 
 down: ## stop the containers; ARGS=-v deletes the queue too, never ./out
 	@$(COMPOSE) down --remove-orphans $(ARGS)

@@ -40,4 +40,10 @@ if [ "${1:-}" = up ]; then
     chown 10001:10001 out 2>/dev/null || chmod 0777 out
   fi
 fi
-exec docker compose "${files[@]}" "$@"
+[ "${1:-}" = finish ] || exec docker compose "${files[@]}" "$@"
+# `finish`: wait for the hand-over that `up --detach` started, show what it said, end with its exit code.
+container=$(docker compose "${files[@]}" ps --all --quiet submit)
+[ -n "$container" ] || { echo "error: nothing was handed over; see make logs" >&2; exit 69; }
+code=$(docker wait "$container")
+docker logs --tail 20 "$container"
+exit "$code"

@@ -63,7 +63,9 @@ def main(name: str, folder: Path) -> None:
         wanted = folder / "rest.txt"
         wanted.write_text("\n".join(rest) + "\n", "utf-8")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*pip, "--require-hashes", "--target", str(target), "-r", str(wanted)], check=True)
+        subprocess.run(
+            [*pip, "--require-hashes", "--no-compile", "--target", str(target), "-r", str(wanted)], check=True
+        )
     for extra in ("torch", *(n for n in installed if n.startswith("nvidia-") or n == "triton")):
         link(installed[extra], target)
     record = {"name": name, "kind": "pip", "sha256": sha256(requirements.read_bytes()).hexdigest()}

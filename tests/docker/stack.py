@@ -57,7 +57,8 @@ class Stack:
 
     def up(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """`docker compose up` to the end of the chain, with the exit code of the hand-over."""
-        return self.compose("up", "--no-build", "--exit-code-from", "submit", check=False, **environment)
+        started = self.compose("up", "--no-build", "--detach", check=False, **environment)
+        return started if started.returncode else self.compose("finish", check=False, **environment)
 
     def container(self, service: str) -> str:
         """Id of the service's newest container; empty when there is none."""
