@@ -3,7 +3,7 @@
 set -euo pipefail
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   rm -rf "$PGDATA"
-  initdb --auth=scram-sha-256 --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" "$PGDATA" >/dev/null
+  initdb --encoding=UTF8 --locale=C.UTF-8 --auth=scram-sha-256 --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" "$PGDATA" >/dev/null
   echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
 fi
 if [ ! -e "$PGDATA/database-made" ]; then

@@ -69,10 +69,13 @@ class Worker:
     http: httpx.Client
 
     def submit(self, body: bytes, *, once: bool = False) -> dict[str, Any]:
-        """Submit; the key makes a repeated attempt find the job of the first one, `once` also that of an earlier call."""
+        """Submit; the key makes a repeated attempt find the job of the first one, `once` also that of an earlier call, tried again if it failed."""
         key = f"once-{sha256_bytes(body)}" if once else str(uuid.uuid4())
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-        return self._ask("POST", "/v1/explanations", content=body, headers=headers)
+        job = self._ask("POST", "/v1/explanations", content=body, headers=headers)
+        if once and job["state"] in ("failed", "cancelled"):
+            return self._ask("POST", f"{job['links']['self']}/retry")
+        return job
 
     def job(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """The job as it is now."""

@@ -52,8 +52,13 @@ class Stack:
             ["bash", "envs/compose.sh", *arguments], cwd=REPOSITORY, env=self.environment | environment,
             capture_output=True, text=True, check=False, timeout=540,
         )  # fmt: skip
-        assert not check or done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        assert not check or done.returncode == 0, (done.stdout + done.stderr + self.logs())[-6000:]
         return done
+
+    def logs(self) -> str:
+        """What the containers said, for a failure's message."""
+        done = self.compose("logs", "--no-color", "--tail", "40", check=False)
+        return done.stdout + done.stderr
 
     def up(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """`docker compose up` to the end of the chain, with the exit code of the hand-over."""
