@@ -74,7 +74,7 @@ class Worker:
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         job = self._ask("POST", "/v1/explanations", content=body, headers=headers)
         if once and job["state"] in ("failed", "cancelled"):
-            return self._ask("POST", f"{job['links']['self']}/retry")
+            return self._ask("POST", job["links"]["retry"])
         return job
 
     def job(self, job: Mapping[str, Any]) -> dict[str, Any]:
