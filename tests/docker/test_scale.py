@@ -46,9 +46,10 @@ def test_three_workers_share_sixty_jobs_and_one_of_them_is_killed(stack, postgre
         "COMPOSE_OVERRIDES": "tests/docker/light.yaml",
         "GOWHY_TESTS": str(REPOSITORY / "tests"),
     }
-    stack.compose("up", "--no-build", "--detach", "--wait", "--scale", f"xai-worker={WORKERS}", "api", "xai-worker")
+    stack.compose("up", "--no-build", "--detach", "--scale", f"xai-worker={WORKERS}", "api", "xai-worker")
     address = stack.compose("port", "api", "8080").stdout.strip()
     http = httpx.Client(base_url=f"http://{address}", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
+    stack.wait(lambda: ready(http))
     workers = stack.compose("ps", "--quiet", "xai-worker").stdout.split()
     assert len(workers) == WORKERS
     jobs = []
@@ -70,6 +71,13 @@ def test_three_workers_share_sixty_jobs_and_one_of_them_is_killed(stack, postgre
     assert renamed == Counter(dict.fromkeys(jobs, 1))
     shared = [stack_log for worker in workers if (stack_log := docker("logs", worker).stderr)]
     assert len(shared) == WORKERS
+
+
+def ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/v1/health/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def published(out: Path) -> list[Path]:
