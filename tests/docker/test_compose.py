@@ -85,7 +85,7 @@ def test_a_tampered_lock_stops_both_services(stack, service, verb) -> None:
     tampered.write_text(text.replace("\nnumpy==", "\nnumpy==0."))
     mount = f"{tampered}:/app/{name}:ro"
     done = docker(
-        "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--network=none", "-v", mount, f"gowhy-{service}:local", *verb,
+        "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--tmpfs", "/app/out:mode=1777", "--network=none", "-v", mount, f"gowhy-{service}:local", *verb,
         check=False,
     )  # fmt: skip
     assert done.returncode == 79, done.stderr
