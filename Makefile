@@ -5,10 +5,13 @@ CONFIG ?= configs/demo.yaml
 ARGS ?=
 # MODE=parallel: train_and_xai explains through the worker service instead of in-process.
 MODE ?= in-process
+# Each service in its own conda environment where conda is, else both in .venv.
+TRAIN := bash envs/half.sh train
+XAI := bash envs/half.sh xai
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench bench-worker test-browser ui test-stores bench-store xai-bench clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench bench-worker test-browser ui test-stores bench-store xai-bench up down logs compose-test images env-image postgres-image env-train env-xai env-dev locks-check test-docker clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -17,12 +20,12 @@ setup: ## create or update the environment (.venv, or conda where it is present)
 	@bash envs/setup.sh dev
 
 train_and_xai: setup ## the demo chain: nine stages, manifest, explanations, report
-	@$(PYTHON) -m services.train run --config $(CONFIG) $(ARGS)
-	@if [ "$(MODE)" = parallel ]; then $(PYTHON) -m services.xai_worker submit out/latest/manifest.json --serve; \
-	  else $(PYTHON) -m services.xai_worker explain --from-manifest out/latest/manifest.json; fi
-	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
+	@$(TRAIN) -m services.train run --config $(CONFIG) $(ARGS)
+	@if [ "$(MODE)" = parallel ]; then $(XAI) -m services.xai_worker submit out/latest/manifest.json --serve; \
+	  else $(XAI) -m services.xai_worker explain --from-manifest out/latest/manifest.json; fi
+	@$(TRAIN) -m shared.manifest validate out/latest/manifest.json
 	@if [ -f $(SITES) ] && [ "$(CONFIG)" = configs/demo.yaml ]; then \
-	  $(PYTHON) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40 \
+	  $(XAI) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40 \
 	    --tier fast --method occlusion --method integrated_gradients; fi
 	@echo "manifest: out/latest/manifest.json"; for page in out/latest/xai/*/index.html; do echo "report: $$page"; done
 
@@ -51,7 +54,7 @@ validate: setup ## check the newest finished run's manifest and every file it na
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 
 test: setup ## the default test suite: minutes, no network, no weights, no GPU
-	@$(PYTHON) -m pytest -m "not slow and not chaos and not browser and not stores" $(ARGS)
+	@$(PYTHON) -m pytest -m "not slow and not chaos and not browser and not stores and not docker" $(ARGS)
 
 smoke: setup ## about 100 generated proteins through all nine stages and one explanation
 	@$(PYTHON) -m pytest -m smoke $(ARGS)
@@ -97,8 +100,37 @@ schema: setup ## write schema/*.json from the models
 golden: setup ## rewrite the golden files; review the difference
 	@GOWHY_WRITE_GOLDEN=1 $(PYTHON) -m pytest tests/e2e/test_smoke.py -k golden $(ARGS)
 
-relock: setup ## resolve envs/pip/*.txt again from envs/pip/*.in (needs uv)
-	@bash envs/relock.sh
+env-train env-xai env-dev: ## create or update one environment; prints the lock's sha256 and the packages' digest
+	@bash envs/setup.sh $(@:env-%=%)
+
+relock: setup ## solve the locks again: envs/pip/*.txt (needs uv), conda (needs conda-lock and its channel)
+	@PATH=$(CURDIR)/.venv/bin:$$PATH bash envs/relock.sh
+
+locks-check: setup ## fail where an input changed without its lock, a lock was edited, or a lock is not closed
+	@$(PYTHON) envs/locks_check.py
+
+COMPOSE := bash envs/compose.sh
+images: ## build both images; LOCAL_ENV=1: from what make env-image made; docs/images.md
+	@$(COMPOSE) build $(ARGS)
+
+env-image: setup ## environment images from this machine's packages, for make images LOCAL_ENV=1
+	@bash envs/env-image.sh
+
+postgres-image: ## a Postgres from Debian's packages, for make up SCALE=3 LOCAL_ENV=1
+	@DOCKER_BUILDKIT=1 docker build --network=host --build-arg RUNTIME_IMAGE=$(or $(RUNTIME_IMAGE),local/debian:bookworm) -t gowhy-postgres:local -f envs/Dockerfile.postgres .
+
+up: ## train, hand over, explain, in containers; the report is in ./out; SCALE=3: on Postgres; GPU=1
+	@$(COMPOSE) up --build --detach $(if $(SCALE),--scale xai-worker=$(SCALE)) $(ARGS)
+	@$(COMPOSE) finish
+
+down: ## stop the containers; ARGS=-v deletes the queue too, never ./out
+	@$(COMPOSE) down --remove-orphans $(ARGS)
+
+logs: ## follow the containers' logs
+	@$(COMPOSE) logs --follow $(ARGS)
+
+compose-test test-docker: setup ## build the images, run the pair end to end, break it in every documented way, tear down
+	@$(PYTHON) -m pytest -m docker $(ARGS)
 
 clean: ## remove what tools left behind; never out/
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

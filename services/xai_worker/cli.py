@@ -148,6 +148,10 @@ def _add_serve(verbs: Any) -> None:
 
 def serve(arguments: argparse.Namespace) -> int:
     """`serve`: run until SIGTERM."""
+    # Here as well as in each job: a service whose every job would fail must not start.
+    _, message = env.enforce(env.chosen_policy(None))
+    if message:
+        print(f"warning: {message}", file=sys.stderr)
     from services.xai_worker.serve import serve as run  # noqa: PLC0415
 
     return run(arguments)
@@ -161,6 +165,7 @@ def _add_submit(verbs: Any) -> None:
     )
     verb.add_argument("manifest", type=Path, metavar="MANIFEST", help="out/<run_id>/manifest.json")
     verb.add_argument("--wait", action="store_true", help="follow the job to its end; the exit code says how it ended")
+    verb.add_argument("--once", action="store_true", help="the job of an earlier equal submission, where there is one")
     verb.add_argument("--url", default=None, help="default: GOWHY_XAI_URL, else http://127.0.0.1:8080")
     verb.add_argument(
         "--serve", action="store_true", help="start a service for this one job, wait for it, and stop the service"

@@ -17,6 +17,7 @@ import httpx
 import stamina
 
 from services.xai_worker.own_service import own_service
+from shared.digests import sha256_bytes
 from shared.edge import EXIT_INTERNAL
 from shared.errors import (
     ConfigError,
@@ -67,10 +68,14 @@ class Worker:
 
     http: httpx.Client
 
-    def submit(self, body: bytes) -> dict[str, Any]:
-        """Submit; the key makes a repeated attempt find the job of the first one."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
-        return self._ask("POST", "/v1/explanations", content=body, headers=headers)
+    def submit(self, body: bytes, *, once: bool = False) -> dict[str, Any]:
+        """Submit; the key makes a repeated attempt find the job of the first one, `once` also that of an earlier call, tried again if it failed."""
+        key = f"once-{sha256_bytes(body)}" if once else str(uuid.uuid4())
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        job = self._ask("POST", "/v1/explanations", content=body, headers=headers)
+        if once and job["state"] in ("failed", "cancelled"):
+            return self._ask("POST", job["links"]["retry"])
+        return job
 
     def job(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """The job as it is now."""
@@ -218,7 +223,7 @@ def _submit(arguments: argparse.Namespace, body: bytes, url: str, token: str | N
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30.0, read=READ_S)) as http:
         worker = Worker(http)
-        job = worker.submit(body)
+        job = worker.submit(body, once=arguments.once)
         if not (arguments.wait or arguments.serve):
             print(json.dumps(job, sort_keys=True) if arguments.json else f"{job['id']} {job['state']}")
             return 0

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
 
 from services.xai_worker.environment import PREFIX, EnvironmentSettings
 from shared.env import Policy
+from shared.errors import ConfigError
 
 
-def default_database() -> str:
-    """A SQLite file in the user's state folder: local disk, outside of ./out."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+def default_database(environment: Mapping[str, str] = os.environ) -> str:
+    """What the file GOWHY_XAI_DATABASE_URL_FILE holds, such as a mounted secret; else a SQLite file outside of ./out.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty.
+    """
+    if name := environment.get("GOWHY_XAI_DATABASE_URL_FILE"):
+        try:
+            url = Path(name).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {name}", where="GOWHY_XAI_DATABASE_URL_FILE") from error
+        if not url:
+            raise ConfigError(f"{name} is empty", where="GOWHY_XAI_DATABASE_URL_FILE", remedy="It holds one URL")
+        return url
+    state = environment.get("XDG_STATE_HOME") or "~/.local/state"
     return f"sqlite:///{Path(state).expanduser() / 'gowhy' / 'xai_worker.sqlite3'}"
 
 

@@ -75,26 +75,91 @@ def test_no_record_and_a_damaged_record(tmp_path) -> None:
         env.find_lock(tmp_path)
 
 
-def test_a_conda_environment_is_compared_with_its_metadata(place) -> None:
-    lock = (
-        "version: 1\npackage:\n"
-        "- {name: pytorch, version: 2.10.0, manager: conda, platform: linux-64, category: main}\n"
-        "- {name: numpy, version: 2.3.5, manager: conda, platform: linux-64, category: main}\n"
-        "- {name: pytest, version: 9.0.0, manager: conda, platform: linux-64, category: dev}\n"
+def conda_lock(**packages: str) -> str:
+    """A conda-lock file; each package is `version=build sha256`."""
+    lines = ["version: 1", "package:"]
+    for name, text in packages.items():
+        build, _, sha256 = text.partition(" ")
+        version, _, build = build.partition("=")
+        url = f"https://channel/linux-64/{name}-{version}-{build}.conda"
+        lines.append(
+            f"- {{name: {name}, version: {version}, manager: conda, platform: linux-64, category: main,"
+            f" url: '{url}', hash: {{sha256: '{sha256}'}}}}"
+        )
+    url = "https://channel/noarch/pytest-9.0.0-pyh_0.conda"
+    lines.append(
+        "- {name: pytest, version: 9.0.0, manager: conda, platform: linux-64, category: dev,"
+        f" url: '{url}', hash: {{sha256: x}}}}"
     )
-    where = place(lock, "conda")
+    return "\n".join(lines) + "\n"
+
+
+def install(where: dict[str, Path], name: str, version: str, build: str, sha256: str) -> None:
     meta = where["prefix"] / "conda-meta"
-    meta.mkdir()
-    (meta / "pytorch.json").write_text(json.dumps({"name": "pytorch", "version": "2.10.0"}))
-    (meta / "numpy.json").write_text(json.dumps({"name": "numpy", "version": "2.3.4"}))
+    meta.mkdir(exist_ok=True)
+    record = {"name": name, "version": version, "build": build, "sha256": sha256}
+    (meta / f"{name}.json").write_text(json.dumps(record))
+
+
+def test_a_conda_environment_is_compared_with_its_metadata(place) -> None:
+    where = place(
+        conda_lock(pytorch="2.10.0=cpu_0 aa", numpy="2.3.5=py_0 bb", scipy="1.0.0=py_0 cc", gone="1=0 dd"), "conda"
+    )
+    install(where, "pytorch", "2.10.0", "cuda_0", "aa")
+    install(where, "numpy", "2.3.4", "py_0", "bb")
+    install(where, "scipy", "1.0.0", "py_0", "ee")
+    install(where, "added", "7", "h_0", "ff")
     record, _ = env.enforce("warn", **where)
-    assert record.differences == [{"name": "numpy", "locked": "2.3.5", "installed": "2.3.4"}]
+    assert record.differences == [
+        {"name": "added", "locked": "-", "installed": "7=h_0"},
+        {"name": "gone", "locked": "1=0", "installed": None},
+        {"name": "numpy", "locked": "2.3.5=py_0", "installed": "2.3.4=py_0"},
+        {"name": "pytorch", "locked": "2.10.0=cpu_0", "installed": "2.10.0=cuda_0"},
+        {"name": "scipy", "locked": "sha256 cc", "installed": "sha256 ee"},
+    ]
+
+
+def test_what_pip_added_to_a_conda_environment_is_compared_too(place) -> None:
+    where = place(conda_lock(numpy="2.3.5=py_0 bb"), "conda")
+    install(where, "numpy", "2.3.5", "py_0", "bb")
+    extra = where["envs"] / "pip/y.txt"
+    extra.parent.mkdir()
+    extra.write_text(f"numpy==9.9.9\npyyaml=={installed('pyyaml')}\npydantic==0.1\n")
+    path = where["prefix"] / "share/gowhy/env_lock.json"
+    record = json.loads(path.read_text()) | {"extra": {"name": "y", "sha256": sha256_file(extra)}}
+    path.write_text(json.dumps(record))
+    checked, _ = env.enforce("warn", **where)
+    assert [item["name"] for item in checked.differences] == ["pydantic"]
+    extra.write_text(f"pyyaml=={installed('pyyaml')}\n")
+    with pytest.raises(EnvMismatch, match=r"y\.txt changed since"):
+        env.enforce("strict", **where)
+
+
+def test_the_image_label_has_to_name_the_lock(place) -> None:
+    where = place(f"numpy=={installed('numpy')}\n")
+    sha256 = sha256_file(where["envs"] / "pip/x.txt")
+    assert env.enforce("strict", environment={env.LABEL: sha256}, **where)[0].verified
+    with pytest.raises(EnvMismatch, match="label says lock 000000000000") as caught:
+        env.enforce("strict", environment={env.LABEL: "0" * 64}, **where)
+    assert caught.value.exit_code == 79
+    forced, _ = env.enforce("strict", force=True, environment={env.LABEL: "0" * 64}, **where)
+    assert (forced.forced, forced.verified) == (True, False)
 
 
 def test_every_shipped_conda_lock_can_be_read() -> None:
-    for path in sorted((REPOSITORY / "envs").glob("*.lock.yml")):
-        versions = env.locked_versions(env.Lock(path.name, "conda", "", path))
-        assert {"torch", "numpy", "pandas"} <= set(versions)
+    paths = sorted((REPOSITORY / "envs").glob("*.lock.yml"))
+    assert paths
+    for path in paths:
+        packages = env.locked_conda(path)
+        assert {"pytorch", "numpy", "pandas"} <= set(packages)
+        assert all(len(package.sha256 or "") == 64 and package.build for package in packages.values())
+
+
+def test_a_file_that_is_no_conda_lock_is_named(tmp_path) -> None:
+    damaged = tmp_path / "x.lock.yml"
+    damaged.write_text("package: [3]\n")
+    with pytest.raises(IntegrityError, match="not a conda-lock file"):
+        env.locked_conda(damaged)
 
 
 def test_the_policy_comes_from_the_argument_then_the_variable() -> None:

@@ -66,6 +66,18 @@ def test_a_failed_job_gives_its_errors_exit_code(
     assert "another model would be explained" in capsys.readouterr().err
 
 
+def test_once_finds_the_job_of_an_earlier_call_and_tries_a_failed_one_again(
+    base: str, run: PublishedRun, queue: MemoryQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert submit(base, run, "--wait", "--once") == 0
+    assert len(queue.jobs) == 1
+    for _ in range(2):
+        assert submit(base, run, "--wait", "--once", "--seed", "13") == 80
+    assert len(queue.jobs) == 2
+    assert sorted(job.round for job in queue.jobs.values()) == [1, 2]
+
+
 def test_a_cancelled_job_is_75(base: str, run: PublishedRun, queue: MemoryQueue, worker: FakeWorker) -> None:
     worker.go.clear()
 

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from shared import env
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENVS = REPOSITORY / "envs"
+CARD = {
+    "train": ("torch", "transformers", "fair-esm", "captum", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "kaggle", "kagglesdk", "six", "fsspec"),
+    "xai": ("torch", "transformers", "fair-esm", "captum", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "fastapi", "uvicorn", "dbos", "sqlalchemy"),
+}  # fmt: skip
+IMPORTS = {"fair-esm": "esm", "scikit-learn": "sklearn"}
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, ENVS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copied(tmp_path):
+    envs = tmp_path / "envs"
+    shutil.copytree(ENVS, envs)
+    return envs
+
+
+def test_the_locks_match_their_inputs() -> None:
+    assert load("locks_check").problems(ENVS) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "addition", "said"),
+    [
+        ("train.yml", "  - not-locked\n", "train.lock.yml is older than its input train.yml"),
+        ("pip/xai.in", "not-pinned\n", "asks for not-pinned, which is not pinned"),
+        ("xai.lock.yml", "# by hand\n", "xai.lock.yml was edited by hand"),
+    ],
+)
+def test_a_changed_input_or_lock_is_named(copied, file, addition, said) -> None:
+    path = copied / file
+    path.write_text(path.read_text() + addition)
+    assert any(said in line for line in load("locks_check").problems(copied))
+
+
+def test_a_lock_that_is_not_closed_is_named(copied) -> None:
+    check = load("locks_check")
+    path = copied / "train.lock.yml"
+    assert "\n- name: openblas" in path.read_text() or "\n- name: libblas" in path.read_text()
+    path.write_text(path.read_text().replace("\n- name: libblas", "\n- name: renamed", 1))
+    assert any("needs libblas" in line for line in check.conda_problems(copied, "train.lock.yml"))
+
+
+@pytest.mark.parametrize("name", ["train", "xai"])
+def test_conda_and_pip_parts_of_an_environment_fit_each_other(name) -> None:
+    """Every requirement of what pip adds is met by the versions of both parts; metadata of this environment."""
+    lock = env.locked_conda(ENVS / f"{name}.lock.yml")
+    versions = {
+        env.normalise(env.CONDA_TO_DISTRIBUTION.get(key, key)): package.version for key, package in lock.items()
+    }
+    pip = {
+        key: version
+        for key, version in env.locked_distributions(ENVS / f"pip/{name}.txt").items()
+        if key not in versions
+    }
+    versions |= pip
+    checked, wrong = 0, []
+    for key, version in pip.items():
+        if env.installed_version(key) != version:
+            continue
+        for text in importlib.metadata.requires(key) or []:
+            wanted = Requirement(text)
+            if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            have = versions.get(env.normalise(wanted.name))
+            checked += 1
+            if have is None or not wanted.specifier.contains(have, prereleases=True):
+                wrong.append(f"{key} {version} needs {wanted}, has {have}")
+    assert wrong == []
+    assert checked > 50
+
+
+@pytest.mark.parametrize("name", ["train", "xai"])
+def test_the_thirteen_packages_are_locked_and_can_be_imported(name) -> None:
+    assert len(CARD[name]) == 13
+    pinned = env.locked_distributions(ENVS / f"pip/{name}.txt")
+    for package in CARD[name]:
+        assert package == "torch" or package in pinned, package
+        assert importlib.util.find_spec(IMPORTS.get(package, package)) is not None, package
+
+
+def test_requirements_that_pip_adds_to_a_conda_environment(tmp_path, capsys) -> None:
+    load("missing").main(str(ENVS / "train.lock.yml"), str(ENVS / "pip/train.txt"))
+    said = capsys.readouterr().out
+    assert "\nkaggle==2.2.4" in said
+    assert "\ncaptum==" in said
+    assert "\nnumpy==" not in said
+    assert sys.version_info[:2] == (3, 11)
