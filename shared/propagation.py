@@ -17,6 +17,8 @@ Array = npt.NDArray[Any]
 Csr = tuple[Array, Array]  # pointer, index
 Rows = tuple[Array, Array, Array]  # pointer, index, values
 BLOCK = 16  # proteins per block: a column of 16 floats is one cache line
+TILE = 64  # terms that are turned at a time
+GROUP = 64  # terms whose marks are looked at together
 
 
 @compiled
@@ -54,29 +56,15 @@ def closure_rows(parent_pointer: Array, parent_index: Array) -> tuple[Array, Arr
 
 
 @compiled
-def count_closed(scores: Rows, closure: Csr) -> Array:
-    """Row pointer [rows + 1] of the ancestor closure of the positive entries of a CSR matrix."""
-    pointer, index, values = scores
-    closure_pointer, closure_index = closure
-    rows = len(pointer) - 1
-    counts = np.zeros(rows + 1, np.int64)
-    seen = np.full(len(closure_pointer) - 1, -1, np.int64)
-    for row in range(rows):
-        count = 0
-        for j in range(pointer[row], pointer[row + 1]):
-            if values[j] > 0 and seen[index[j]] != row:
-                for k in range(closure_pointer[index[j]], closure_pointer[index[j] + 1]):
-                    ancestor = closure_index[k]
-                    if seen[ancestor] != row:
-                        seen[ancestor] = row
-                        count += 1
-        counts[row + 1] = counts[row] + count
-    return counts
+def _grown(array: Array, filled: int, room: int) -> Array:
+    larger = np.empty(room, array.dtype)
+    larger[:filled] = array[:filled]
+    return larger
 
 
 @compiled
-def propagate_rows(scores: Rows, parents: Csr, closure: Csr, out: Rows, fill: bool) -> None:
-    """Fill `out` (sized by `count_closed`) with propagated rows, indices ascending.
+def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:
+    """Propagated rows of a CSR matrix as CSR, indices ascending; entries that are not positive count as absent.
 
     Each term gets the maximum of its own value and its children's; with `fill` a term that has a
     value of its own keeps it, and passes that on.
@@ -84,27 +72,39 @@ def propagate_rows(scores: Rows, parents: Csr, closure: Csr, out: Rows, fill: bo
     pointer, index, values = scores
     parent_pointer, parent_index = parents
     closure_pointer, closure_index = closure
-    out_pointer, out_index, out_values = out
-    n = len(parent_pointer) - 1
+    n, rows = len(parent_pointer) - 1, len(pointer) - 1
+    out_pointer = np.zeros(rows + 1, np.int64)
+    room = 4 * len(index) + n + 1
+    out_index, out_values = np.empty(room, np.int32), np.empty(room, values.dtype)
     own = np.zeros(n, values.dtype)
     received = np.zeros(n, values.dtype)
-    seen = np.full(n, -1, np.int64)
-    for row in range(len(pointer) - 1):
-        start, filled = out_pointer[row], out_pointer[row]
+    marked = np.zeros(n, np.uint8)
+    grouped = np.zeros(n // GROUP + 1, np.uint8)
+    for row in range(rows):
+        start = out_pointer[row]
+        if start + n + 1 > room:
+            room = 2 * room + n + 1
+            out_index, out_values = _grown(out_index, start, room), _grown(out_values, start, room)
         for j in range(pointer[row], pointer[row + 1]):
             term = index[j]
             if values[j] <= 0:
                 continue
+            if own[term] == 0:
+                for k in range(closure_pointer[term], closure_pointer[term + 1]):
+                    marked[closure_index[k]] = 1
+                    grouped[closure_index[k] // GROUP] = 1
             own[term] = max(own[term], values[j])
-            if seen[term] == row:
+        # Reading marks in order costs less than sorting: a term is written always, and counted where it is marked.
+        filled = start
+        for group in range(len(grouped)):
+            if grouped[group] == 0:
                 continue
-            for k in range(closure_pointer[term], closure_pointer[term + 1]):
-                ancestor = closure_index[k]
-                if seen[ancestor] != row:
-                    seen[ancestor] = row
-                    out_index[filled] = ancestor
-                    filled += 1
-        out_index[start:filled] = np.sort(out_index[start:filled])
+            grouped[group] = 0
+            for term in range(group * GROUP, min(n, (group + 1) * GROUP)):
+                out_index[filled] = term
+                filled += marked[term]
+                marked[term] = 0
+        out_pointer[row + 1] = filled
         for position in range(filled - 1, start - 1, -1):
             term = out_index[position]
             value = own[term] if fill and own[term] > 0 else max(own[term], received[term])
@@ -114,21 +114,36 @@ def propagate_rows(scores: Rows, parents: Csr, closure: Csr, out: Rows, fill: bo
             for k in range(parent_pointer[term], parent_pointer[term + 1]):
                 parent = parent_index[k]
                 received[parent] = max(received[parent], value)
+    return out_pointer, out_index[: out_pointer[rows]].copy(), out_values[: out_pointer[rows]].copy()
 
 
 @compiled
-def propagate_block(block: Array, children: Array, parents: Array, size: int) -> None:
-    """In place on [rows, terms]: parent = max(parent, child) for each edge, in the order given."""
+def propagate_block(block: Array, children: Array, parents: Array) -> None:
+    """In place on [rows, terms]: parent = max(parent, child) for each edge, in the order given.
+
+    BLOCK rows at a time are turned to [term, row], tile by tile so that both sides stay in the cache; the
+    constant length of the innermost loop lets it become one vector instruction. A last, shorter block leaves the
+    rest of the turned columns as they were, which nobody reads.
+    """
     rows, terms = block.shape
-    turned = np.empty((terms, size), block.dtype)
-    for first in range(0, rows, size):
-        held = min(size, rows - first)
-        turned[:, :held] = block[first : first + held].T
+    turned = np.zeros((terms, BLOCK), block.dtype)
+    for first in range(0, rows, BLOCK):
+        held = min(BLOCK, rows - first)
+        for start in range(0, terms, TILE):
+            end = min(terms, start + TILE)
+            for i in range(held):
+                for term in range(start, end):
+                    turned[term, i] = block[first + i, term]
         for edge in range(len(children)):
             child, parent = children[edge], parents[edge]
+            for i in range(BLOCK):
+                given, own = turned[child, i], turned[parent, i]
+                turned[parent, i] = max(own, given)
+        for start in range(0, terms, TILE):
+            end = min(terms, start + TILE)
             for i in range(held):
-                turned[parent, i] = max(turned[parent, i], turned[child, i])
-        block[first : first + held] = turned[:, :held].T
+                for term in range(start, end):
+                    block[first + i, term] = turned[term, i]
 
 
 @compiled
