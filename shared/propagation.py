@@ -18,7 +18,13 @@ Csr = tuple[Array, Array]  # pointer, index
 Rows = tuple[Array, Array, Array]  # pointer, index, values
 BLOCK = 16  # proteins per block: a column of 16 floats is one cache line
 TILE = 64  # terms that are turned at a time
-GROUP = 64  # terms whose marks are looked at together
+WORD = 64  # marks in one integer
+ONE, TOP_BITS = np.uint64(1), np.uint64(58)
+# The top six bits of this number times 2**i differ for every i, so they tell which bit of an integer is set.
+# C. Leiserson, H. Prokop, K. Randall, "Using de Bruijn Sequences to Index a 1 in a Computer Word", 1998.
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+BIT = np.empty(WORD, np.int64)
+BIT[[((int(DE_BRUIJN) << bit) % (1 << WORD)) >> 58 for bit in range(WORD)]] = np.arange(WORD)
 
 
 @compiled
@@ -78,8 +84,7 @@ def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows
     out_index, out_values = np.empty(room, np.int32), np.empty(room, values.dtype)
     own = np.zeros(n, values.dtype)
     received = np.zeros(n, values.dtype)
-    marked = np.zeros(n, np.uint8)
-    grouped = np.zeros(n // GROUP + 1, np.uint8)
+    marks = np.zeros(n // WORD + 1, np.uint64)
     for row in range(rows):
         start = out_pointer[row]
         if start + n + 1 > room:
@@ -89,25 +94,37 @@ def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows
             term = index[j]
             if values[j] <= 0:
                 continue
-            if own[term] == 0:
+            if fill:
+                first = own[term] == 0
+                own[term] = max(own[term], values[j])
+            else:
+                # Every ancestor takes the value at once; then nothing has to be passed on below.
+                first = received[term] < values[j]
+            if first:
                 for k in range(closure_pointer[term], closure_pointer[term + 1]):
-                    marked[closure_index[k]] = 1
-                    grouped[closure_index[k] // GROUP] = 1
-            own[term] = max(own[term], values[j])
-        # Reading marks in order costs less than sorting: a term is written always, and counted where it is marked.
+                    ancestor = closure_index[k]
+                    marks[ancestor >> 6] |= ONE << np.uint64(ancestor & 63)
+                    if not fill:
+                        received[ancestor] = max(received[ancestor], values[j])
+        # Reading the marks in order costs less than sorting what was marked.
         filled = start
-        for group in range(len(grouped)):
-            if grouped[group] == 0:
-                continue
-            grouped[group] = 0
-            for term in range(group * GROUP, min(n, (group + 1) * GROUP)):
-                out_index[filled] = term
-                filled += marked[term]
-                marked[term] = 0
+        for word in range(len(marks)):
+            left = marks[word]
+            marks[word] = 0
+            while left != 0:
+                lowest = left & (~left + ONE)
+                out_index[filled] = word * WORD + BIT[(lowest * DE_BRUIJN) >> TOP_BITS]
+                filled += 1
+                left ^= lowest
         out_pointer[row + 1] = filled
+        if not fill:
+            for position in range(start, filled):
+                out_values[position] = received[out_index[position]]
+                received[out_index[position]] = 0
+            continue
         for position in range(filled - 1, start - 1, -1):
             term = out_index[position]
-            value = own[term] if fill and own[term] > 0 else max(own[term], received[term])
+            value = own[term] if own[term] > 0 else received[term]
             out_values[position] = value
             own[term] = 0
             received[term] = 0
