@@ -69,7 +69,7 @@ def _grown(array: Array, filled: int, room: int) -> Array:
 
 
 @compiled
-def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:
+def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:  # noqa: C901, PLR0912 - one pass per row
     """Propagated rows of a CSR matrix as CSR, indices ascending; entries that are not positive count as absent.
 
     Each term gets the maximum of its own value and its children's; with `fill` a term that has a
