@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.generated import random_parents
+from benchmarks import synthetic
 from benchmarks.peers.contest import Result, interleave, timed
 from benchmarks.rows.base import Comparison
 from benchmarks.rows.base import compare as line
@@ -17,7 +17,8 @@ OURS, THEIRS = "gowhy", "index_reduce per edge"
 
 def compare(rounds: int) -> list[Comparison]:
     """Results [result or gradient, protein, term, feature] of both; the maxima are equal, means up to rounding."""
-    pairs = [(child, parent) for child, parents in enumerate(random_parents(TERMS)) for parent in parents]
+    graph = synthetic.make_dag(TERMS, namespaces=["biological_process"])
+    pairs = [(child, parent) for child, parents in enumerate(graph.parents) for parent in parents]
     pairs = sorted({*pairs, *((parent, child) for child, parent in pairs)})
     neighbours = Neighbours(pairs, TERMS)
     receiver, sender = (torch.tensor(side) for side in zip(*pairs, strict=True))
