@@ -18,7 +18,7 @@ from scipy import sparse
 
 from shared.errors import DataError
 from shared.obo import REMEDY, Header, Stanza, read_obo
-from shared.propagation import BLOCK, closure_rows, count_closed, count_parents, propagate_block, propagate_rows
+from shared.propagation import closure_rows, count_parents, propagate_block, propagate_rows
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -329,9 +329,7 @@ def propagate_max(scores: sparse.csr_array, ontology: Ontology, *, fill: bool = 
     if scores.nnz and not scores.data.min() >= 0:
         raise DataError("a score is negative or not a number")
     rows = (scores.indptr.astype(np.int64), scores.indices.astype(np.int32), np.ascontiguousarray(scores.data))
-    pointer = count_closed(rows, ontology.closure)
-    index, values = np.empty(pointer[-1], np.int32), np.empty(pointer[-1], scores.dtype)
-    propagate_rows(rows, ontology.parent_rows, ontology.closure, (pointer, index, values), fill)
+    pointer, index, values = propagate_rows(rows, ontology.parent_rows, ontology.closure, fill)
     result = sparse.csr_array((values, index, pointer), shape=scores.shape)
     result.has_sorted_indices = True
     return result
@@ -346,7 +344,7 @@ def propagate_dense(
     block: npt.NDArray[np.floating], children: npt.NDArray[np.integer], parents: npt.NDArray[np.integer]
 ) -> None:
     """Propagate by maximum, in place, on [n, terms]; edges deepest child first (`Ontology.edges`, `subset_edges`)."""
-    propagate_block(block, np.asarray(children, np.int32), np.asarray(parents, np.int32), BLOCK)
+    propagate_block(block, np.asarray(children, np.int32), np.asarray(parents, np.int32))
 
 
 def information_accretion(labels: sparse.csr_array, ontology: Ontology) -> FloatArray:

@@ -17,6 +17,14 @@ Array = npt.NDArray[Any]
 Csr = tuple[Array, Array]  # pointer, index
 Rows = tuple[Array, Array, Array]  # pointer, index, values
 BLOCK = 16  # proteins per block: a column of 16 floats is one cache line
+TILE = 64  # terms that are turned at a time
+WORD = 64  # marks in one integer
+ONE, TOP_BITS = np.uint64(1), np.uint64(58)
+# The top six bits of this number times 2**i differ for every i, so they tell which bit of an integer is set.
+# C. Leiserson, H. Prokop, K. Randall, "Using de Bruijn Sequences to Index a 1 in a Computer Word", 1998.
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+BIT = np.empty(WORD, np.int64)
+BIT[[((int(DE_BRUIJN) << bit) % (1 << WORD)) >> 58 for bit in range(WORD)]] = np.arange(WORD)
 
 
 @compiled
@@ -54,29 +62,15 @@ def closure_rows(parent_pointer: Array, parent_index: Array) -> tuple[Array, Arr
 
 
 @compiled
-def count_closed(scores: Rows, closure: Csr) -> Array:
-    """Row pointer [rows + 1] of the ancestor closure of the positive entries of a CSR matrix."""
-    pointer, index, values = scores
-    closure_pointer, closure_index = closure
-    rows = len(pointer) - 1
-    counts = np.zeros(rows + 1, np.int64)
-    seen = np.full(len(closure_pointer) - 1, -1, np.int64)
-    for row in range(rows):
-        count = 0
-        for j in range(pointer[row], pointer[row + 1]):
-            if values[j] > 0 and seen[index[j]] != row:
-                for k in range(closure_pointer[index[j]], closure_pointer[index[j] + 1]):
-                    ancestor = closure_index[k]
-                    if seen[ancestor] != row:
-                        seen[ancestor] = row
-                        count += 1
-        counts[row + 1] = counts[row] + count
-    return counts
+def _grown(array: Array, filled: int, room: int) -> Array:
+    larger = np.empty(room, array.dtype)
+    larger[:filled] = array[:filled]
+    return larger
 
 
 @compiled
-def propagate_rows(scores: Rows, parents: Csr, closure: Csr, out: Rows, fill: bool) -> None:
-    """Fill `out` (sized by `count_closed`) with propagated rows, indices ascending.
+def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:  # noqa: C901, PLR0912 - one pass per row
+    """Propagated rows of a CSR matrix as CSR, indices ascending; entries that are not positive count as absent.
 
     Each term gets the maximum of its own value and its children's; with `fill` a term that has a
     value of its own keeps it, and passes that on.
@@ -84,51 +78,89 @@ def propagate_rows(scores: Rows, parents: Csr, closure: Csr, out: Rows, fill: bo
     pointer, index, values = scores
     parent_pointer, parent_index = parents
     closure_pointer, closure_index = closure
-    out_pointer, out_index, out_values = out
-    n = len(parent_pointer) - 1
+    n, rows = len(parent_pointer) - 1, len(pointer) - 1
+    out_pointer = np.zeros(rows + 1, np.int64)
+    room = 4 * len(index) + n + 1
+    out_index, out_values = np.empty(room, np.int32), np.empty(room, values.dtype)
     own = np.zeros(n, values.dtype)
     received = np.zeros(n, values.dtype)
-    seen = np.full(n, -1, np.int64)
-    for row in range(len(pointer) - 1):
-        start, filled = out_pointer[row], out_pointer[row]
+    marks = np.zeros(n // WORD + 1, np.uint64)
+    for row in range(rows):
+        start = out_pointer[row]
+        if start + n + 1 > room:
+            room = 2 * room + n + 1
+            out_index, out_values = _grown(out_index, start, room), _grown(out_values, start, room)
         for j in range(pointer[row], pointer[row + 1]):
             term = index[j]
             if values[j] <= 0:
                 continue
-            own[term] = max(own[term], values[j])
-            if seen[term] == row:
-                continue
-            for k in range(closure_pointer[term], closure_pointer[term + 1]):
-                ancestor = closure_index[k]
-                if seen[ancestor] != row:
-                    seen[ancestor] = row
-                    out_index[filled] = ancestor
-                    filled += 1
-        out_index[start:filled] = np.sort(out_index[start:filled])
+            if fill:
+                first = own[term] == 0
+                own[term] = max(own[term], values[j])
+            else:
+                # Every ancestor takes the value at once; then nothing has to be passed on below.
+                first = received[term] < values[j]
+            if first:
+                for k in range(closure_pointer[term], closure_pointer[term + 1]):
+                    ancestor = closure_index[k]
+                    marks[ancestor >> 6] |= ONE << np.uint64(ancestor & 63)
+                    if not fill:
+                        received[ancestor] = max(received[ancestor], values[j])
+        # Reading the marks in order costs less than sorting what was marked.
+        filled = start
+        for word in range(len(marks)):
+            left = marks[word]
+            marks[word] = 0
+            while left != 0:
+                lowest = left & (~left + ONE)
+                out_index[filled] = word * WORD + BIT[(lowest * DE_BRUIJN) >> TOP_BITS]
+                filled += 1
+                left ^= lowest
+        out_pointer[row + 1] = filled
+        if not fill:
+            for position in range(start, filled):
+                out_values[position] = received[out_index[position]]
+                received[out_index[position]] = 0
+            continue
         for position in range(filled - 1, start - 1, -1):
             term = out_index[position]
-            value = own[term] if fill and own[term] > 0 else max(own[term], received[term])
+            value = own[term] if own[term] > 0 else received[term]
             out_values[position] = value
             own[term] = 0
             received[term] = 0
             for k in range(parent_pointer[term], parent_pointer[term + 1]):
                 parent = parent_index[k]
                 received[parent] = max(received[parent], value)
+    return out_pointer, out_index[: out_pointer[rows]].copy(), out_values[: out_pointer[rows]].copy()
 
 
 @compiled
-def propagate_block(block: Array, children: Array, parents: Array, size: int) -> None:
-    """In place on [rows, terms]: parent = max(parent, child) for each edge, in the order given."""
+def propagate_block(block: Array, children: Array, parents: Array) -> None:
+    """In place on [rows, terms]: parent = max(parent, child) for each edge, in the order given.
+
+    BLOCK rows at a time are turned to [term, row], tile by tile so that both sides stay in the cache; the
+    constant length of the innermost loop lets it become one vector instruction. A last, shorter block leaves the
+    rest of the turned columns as they were, which nobody reads.
+    """
     rows, terms = block.shape
-    turned = np.empty((terms, size), block.dtype)
-    for first in range(0, rows, size):
-        held = min(size, rows - first)
-        turned[:, :held] = block[first : first + held].T
+    turned = np.zeros((terms, BLOCK), block.dtype)
+    for first in range(0, rows, BLOCK):
+        held = min(BLOCK, rows - first)
+        for start in range(0, terms, TILE):
+            end = min(terms, start + TILE)
+            for i in range(held):
+                for term in range(start, end):
+                    turned[term, i] = block[first + i, term]
         for edge in range(len(children)):
             child, parent = children[edge], parents[edge]
+            for i in range(BLOCK):
+                given, own = turned[child, i], turned[parent, i]
+                turned[parent, i] = max(own, given)
+        for start in range(0, terms, TILE):
+            end = min(terms, start + TILE)
             for i in range(held):
-                turned[parent, i] = max(turned[parent, i], turned[child, i])
-        block[first : first + held] = turned[:, :held].T
+                for term in range(start, end):
+                    block[first + i, term] = turned[term, i]
 
 
 @compiled

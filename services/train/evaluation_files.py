@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import math
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 from scipy import sparse
@@ -62,6 +64,9 @@ def read_predictions(path: Path, ids: Mapping[str, int], ontology: Ontology) -> 
         DataError: a line with less than three columns, or a score outside [0, 1].
     """
     columns = _column_of(ontology)
+    shape = (len(ids), len(ontology))
+    if (quick := _quick_predictions(path, ids, columns)) is not None:
+        return highest(*quick, shape)
     rows, terms, values = array("q"), array("q"), array("d")
     for number, fields in _fields(path):
         if len(fields) < 3:
@@ -72,8 +77,43 @@ def read_predictions(path: Path, ids: Mapping[str, int], ontology: Ontology) -> 
         rows.append(row)
         terms.append(column)
         values.append(_score(fields[2], f"{path}:{number}"))
-    shape = (len(ids), len(ontology))
     return highest(np.frombuffer(rows, np.int64), np.frombuffer(terms, np.int64), np.frombuffer(values), shape)
+
+
+def _quick_predictions(
+    path: Path, ids: Mapping[str, int], columns: Mapping[str, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
+    """Rows, columns and scores of a plain three-column table, parsed at once; None for anything out of the ordinary.
+
+    What this does not read, the reader of lines reads, or names the line that is wrong.
+    """
+    try:
+        frame = pd.read_csv(
+            path,
+            sep="\t",
+            header=None,
+            usecols=[0, 1, 2],
+            dtype="category",
+            na_filter=False,
+            quoting=csv.QUOTE_NONE,
+            encoding="utf-8",
+        )
+        different = np.array([float(text) for text in frame[2].cat.categories])
+    except (ValueError, OSError, EOFError, zlib.error):
+        return None
+    names = [frame[place].cat.categories.tolist() for place in (0, 1)]
+    values = different[frame[2].cat.codes.to_numpy()]
+    if any(len(name.split()) != 1 or name != name.strip() for known in names for name in known):
+        return None
+    rows, terms = (
+        np.array([known.get(name, -1) for name in of], np.int64)[frame[place].cat.codes.to_numpy()]
+        for place, (known, of) in enumerate(zip((ids, columns), names, strict=True))
+    )
+    kept = (rows >= 0) & (terms >= 0)
+    values = values[kept]
+    if not ((values >= 0) & (values <= 1)).all():
+        return None
+    return rows[kept], terms[kept], values
 
 
 def read_information(path: Path, ontology: Ontology) -> npt.NDArray[np.float64]:
@@ -122,12 +162,15 @@ def highest(
     shape: tuple[int, int],
 ) -> sparse.csr_array:
     """CSR of the highest value of each (row, column), without zeros."""
-    order = np.lexsort((-values, columns, rows))
-    rows, columns, values = rows[order], columns[order], values[order]
-    first = np.ones(len(rows), bool)
-    first[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
-    kept = first & (values > 0)
-    return sparse.csr_array((values[kept], (rows[kept], columns[kept])), shape=shape)
+    if not len(values):
+        return sparse.csr_array(shape, dtype=np.float64)
+    keys = rows * shape[1] + columns
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    best, keys = np.maximum.reduceat(values[order], first), keys[first]
+    kept = best > 0
+    return sparse.csr_array((best[kept], (keys[kept] // shape[1], keys[kept] % shape[1])), shape=shape)
 
 
 def _column_of(ontology: Ontology) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import sparse
 
+from shared.compiled import compiled
 from shared.ontology import ASPECTS, Ontology
 
 CALIBRATION_BINS = 15
@@ -16,8 +18,26 @@ CALIBRATION_FLOOR = 0.05  # nearly all pairs score less, and would hide the ones
 
 def rows_annotated(labels: sparse.csr_array, columns: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Rows with a label in any of the columns (a mask), ascending."""
-    rows = np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
-    return np.unique(rows[columns[labels.indices]]).astype(np.int64)
+    has = np.zeros(labels.shape[0], bool)
+    has[np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))[columns[labels.indices]]] = True
+    return np.flatnonzero(has).astype(np.int64)
+
+
+@compiled
+def true_entries(
+    scores: tuple[npt.NDArray[Any], npt.NDArray[Any]], labels: tuple[npt.NDArray[Any], npt.NDArray[Any]], width: int
+) -> npt.NDArray[np.bool_]:
+    """Which stored entries of one CSR pattern (pointer, index) are in another with the same rows."""
+    pointer, index = scores
+    label_pointer, label_index = labels
+    found = np.zeros(len(index), np.bool_)
+    row_of = np.full(width, -1, np.int64)  # the last row that had the column among its labels
+    for row in range(len(pointer) - 1):
+        for j in range(label_pointer[row], label_pointer[row + 1]):
+            row_of[label_index[j]] = row
+        for j in range(pointer[row], pointer[row + 1]):
+            found[j] = row_of[index[j]] == row
+    return found
 
 
 def calibration_error(scores: sparse.csr_array, labels: sparse.csr_array) -> float | None:
@@ -30,16 +50,18 @@ def calibration_error(scores: sparse.csr_array, labels: sparse.csr_array) -> flo
         scores: [protein, term], canonical CSR.
         labels: same shape; the proteins should be those annotated in the terms' aspect.
     """
-    width = scores.shape[1]
-    row = np.repeat(np.arange(scores.shape[0], dtype=np.int64), np.diff(scores.indptr))
-    kept = scores.data >= CALIBRATION_FLOOR
+    true = true_entries((scores.indptr, scores.indices), (labels.indptr, labels.indices), scores.shape[1])
+    return _error(scores.data, true)
+
+
+def _error(scores: npt.NDArray[np.floating], true: npt.NDArray[np.bool_]) -> float | None:
+    kept = scores >= CALIBRATION_FLOOR
     if not kept.any():
         return None
-    pairs = row[kept] * width + scores.indices[kept]
-    true_rows = np.repeat(np.arange(labels.shape[0], dtype=np.int64), np.diff(labels.indptr))
-    true = np.isin(pairs, true_rows * width + labels.indices)
-    values, group, sizes = np.unique(scores.data[kept].astype(np.float64), return_inverse=True, return_counts=True)
-    frequency = np.repeat(np.bincount(group, true) / sizes, sizes)
+    # As np.unique, but what is sorted is the different scores, which are few.
+    group, values = pd.factorize(scores[kept].astype(np.float64), sort=True)
+    sizes = np.bincount(group)
+    frequency = np.repeat(np.bincount(group, true[kept]) / sizes, sizes)
     score = np.repeat(values, sizes)
     bins = [part for part in np.array_split(np.arange(len(score)), CALIBRATION_BINS) if len(part)]
     gaps = [abs(score[part].mean() - frequency[part].mean()) * len(part) for part in bins]
@@ -51,13 +73,15 @@ def calibration_errors(
 ) -> dict[str, float | None]:
     """`calibration_error` per aspect, over the proteins annotated in it; both matrices propagated."""
     counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
+    true = true_entries((scores.indptr, scores.indices), (truth.indptr, truth.indices), scores.shape[1])
+    row = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
     errors = {}
     for number, aspect in enumerate(ASPECTS):
         own = ontology.aspects == number
-        rows, columns = rows_annotated(truth, own), np.flatnonzero(own & counted)
-        errors[aspect] = calibration_error(
-            sparse.csr_array(scores[rows][:, columns]), sparse.csr_array(truth[rows][:, columns])
-        )
+        annotated = np.zeros(scores.shape[0], bool)
+        annotated[rows_annotated(truth, own)] = True
+        chosen = annotated[row] & (own & counted)[scores.indices]
+        errors[aspect] = _error(scores.data[chosen], true[chosen])
     return errors
 
 

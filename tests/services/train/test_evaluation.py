@@ -11,6 +11,7 @@ from cafaeval.evaluation import cafa_eval
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from services.train import evaluation_files
 from services.train.evaluation import evaluate, evaluate_files, metric_keys
 from services.train.evaluation_files import read_information, read_predictions, read_truth
 from shared.errors import DataError, MissingInput
@@ -262,3 +263,27 @@ def test_a_run_s_own_priors_hold_the_accretion(files: dict[str, Path], tmp_path:
     pd.DataFrame({"term": terms}).to_parquet(path)
     with pytest.raises(DataError, match="term and ia"):
         read_information(path, ontology)
+
+
+def test_a_plain_table_is_read_at_once_as_line_by_line(ontology, tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    ids = {f"P{number}": number for number in range(20)}
+    rows = [
+        f"P{rng.integers(0, 25)}\t{rng.choice([*ontology.terms, 'GO:9999999'])}\t{rng.choice(['0', '1', '0.1', '1e-3', repr(rng.random())])}\n"
+        for _ in range(400)
+    ]
+    path = tmp_path / "pred.tsv"
+    path.write_text("".join(rows))
+    quick = evaluation_files.read_predictions(path, ids, ontology)
+    assert evaluation_files._quick_predictions(path, ids, ontology.index) is not None
+    monkeypatch.setattr(evaluation_files, "_quick_predictions", lambda *_: None)
+    slow = evaluation_files.read_predictions(path, ids, ontology)
+    assert quick.nnz == slow.nnz > 0
+    assert np.array_equal(quick.toarray(), slow.toarray())
+
+
+@pytest.mark.parametrize("text", ["P1 GO:0000001 0.5\n", "P1 \tGO:0000001\t0.5\n", "P1\t\tGO:0000001\t0.5\n"])
+def test_an_unusual_table_is_left_to_the_reader_of_lines(ontology, tmp_path, text):
+    path = tmp_path / "pred.tsv"
+    path.write_text(text)
+    assert evaluation_files._quick_predictions(path, {"P1": 0}, ontology.index) is None

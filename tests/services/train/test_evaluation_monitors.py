@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.train.evaluation import evaluate
-from services.train.evaluation_monitors import calibration_error, calibration_errors, monitors
+from services.train.evaluation_monitors import calibration_error, calibration_errors, monitors, true_entries
 from services.train.evaluation_report import figures
 from shared.logs import check_keys
 from shared.ontology import ASPECTS, Ontology, propagate_labels, propagate_max
@@ -87,3 +87,12 @@ def test_figures_are_pictures_with_equal_bytes_for_equal_metrics(tmp_path_factor
     assert drawn[0] == drawn[1]
     assert all(data.startswith(b"\x89PNG") for data in drawn[0])
     assert drawn[0][0] != drawn[0][1]
+
+
+def test_true_entries_are_those_of_both_matrices():
+    rng = np.random.default_rng(4)
+    scores, labels = (sparse.csr_array(rng.random((30, 40)) * (rng.random((30, 40)) < 0.3)) for _ in range(2))
+    found = true_entries((scores.indptr, scores.indices), (labels.indptr, labels.indices), 40)
+    row = np.repeat(np.arange(30), np.diff(scores.indptr))
+    assert found.tolist() == (labels.toarray()[row, scores.indices] > 0).tolist()
+    assert 0 < found.sum() < len(found)
