@@ -61,8 +61,10 @@ def test_three_workers_share_sixty_jobs_and_one_of_them_is_killed(stack, postgre
             stack.wait(lambda: len(published(stack.out)) > 2)
             docker("kill", workers[0])
     stack.wait(lambda: len(finished(http)) == JOBS)
-    assert set(finished(http).values()) == {"succeeded"}
-    assert set(finished(http)) == set(jobs)
+    ended = finished(http)
+    http.close()
+    assert set(ended.values()) == {"succeeded"}
+    assert set(ended) == set(jobs)
     results = published(stack.out)
     assert {path.parent.name for path in results} == set(jobs)
     assert all(json.loads(path.read_text())["status"] == "complete" for path in results)
