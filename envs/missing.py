@@ -1,4 +1,7 @@
-"""Print the hashed requirements that a conda lock has no record of: what pip must add to that environment."""
+"""Print the hashed requirements that a conda lock does not install: what pip must add to that environment.
+
+Only the lock's category `main` is installed, so a package that is locked for another category alone is pip's to bring.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ NAMES = {
     "pyarrow-core": "pyarrow",
     "fastapi-core": "fastapi",
     "brotli-python": "brotli",
+    "python-tzdata": "tzdata",
+    "python-xxhash": "xxhash",
 }
 
 
@@ -20,12 +25,21 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def conda_names(lock: str) -> set[str]:
+    """Distributions that the conda-lock text installs: those of category `main`, which is also the default."""
+    # conda-lock writes one `- name: x` block per package; a full YAML parser may not be installed yet.
+    found = set()
+    for block in re.split(r"^(?=- name: )", lock, flags=re.MULTILINE)[1:]:
+        name = re.match(r"- name: (\S+)", block)
+        category = re.search(r"^  category: (\S+)$", block, re.MULTILINE)
+        if name and (category is None or category[1] == "main"):
+            found.add(normalise(NAMES.get(name[1], name[1])))
+    return found
+
+
 def main(lock: str, requirements: str) -> None:
-    """Filter `requirements` by the package names in `lock`."""
-    # A conda-lock file lists `- name: x` per package; a full YAML parser may not be installed yet.
-    locked = {
-        normalise(NAMES.get(n, n)) for n in re.findall(r"^- name: (\S+)$", Path(lock).read_text("utf-8"), re.MULTILINE)
-    }
+    """Filter `requirements` by what `lock` installs."""
+    locked = conda_names(Path(lock).read_text("utf-8"))
     for block in re.split(r"\n(?=[A-Za-z0-9])", Path(requirements).read_text("utf-8")):
         name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", block)
         if name and normalise(name[0]) not in locked:

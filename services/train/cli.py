@@ -124,11 +124,11 @@ def _add_evaluate(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """`run`: the nine stages, then the manifest."""
     sets = [*arguments.sets, *([f"store.url={arguments.store}"] if arguments.store else [])]
+    env_lock, message = env.enforce(env.chosen_policy(arguments.env_policy), force=arguments.force)
+    if message:
+        print(f"warning: {message}", file=sys.stderr)
     with ExitStack() as held:
         loaded, config = prepare(arguments, sets, held)
-        env_lock, message = env.enforce(env.chosen_policy(arguments.env_policy), force=arguments.force)
-        if message:
-            print(f"warning: {message}", file=sys.stderr)
         from services.train import session  # noqa: PLC0415 - after the thread count is fixed
 
         job = session.Session(loaded, config, env_lock, REPOSITORY, quiet=arguments.quiet)

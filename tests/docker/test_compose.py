@@ -74,6 +74,20 @@ def test_a_wrong_hash_stops_the_build(stack) -> None:
         assert "label says lock 000000000000" in done.stdout + done.stderr
 
 
+def test_another_conda_lock_than_the_given_hash_stops_the_build(stack, images) -> None:
+    """The conda stage compares before it installs, so this needs neither the channel nor micromamba."""
+    base = images["RUNTIME_IMAGE"]
+    for service, variable in (("train", "TRAIN_LOCK_SHA256"), ("xai-worker", "XAI_LOCK_SHA256")):
+        done = stack.compose(
+            "build", service, check=False, LOCAL_ENV="", MICROMAMBA_IMAGE=base, UI_IMAGE="gowhy-ui:local",
+            GOWHY_TAG="wrong", **{variable: "0" * 64},
+        )  # fmt: skip
+        said = done.stdout + done.stderr
+        assert done.returncode != 0
+        assert "/tmp/env-lock.yml: FAILED" in said, said[-2000:]
+        assert "micromamba: not found" not in said
+
+
 @pytest.mark.parametrize(
     ("service", "verb"), [("train", ("run", "--config", "configs/smoke.yaml")), ("xai-worker", ("serve",))]
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import sys
 import time
@@ -24,7 +25,10 @@ def note(kind: str, task: ChildTask) -> None:
     """One line in the audit file, on disk before this returns."""
     if path := os.environ.get("GOWHY_LIGHT_AUDIT"):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        line = {"kind": kind, "job": task.job_id, "attempt": task.attempt, "pid": os.getpid(), "at": time.time()}
+        line = {
+            "kind": kind, "job": task.job_id, "attempt": task.attempt, "pid": os.getpid(), "at": time.time(),
+            "host": platform.node(),
+        }  # fmt: skip
         os.write(descriptor, json.dumps(line).encode() + b"\n")
         os.fsync(descriptor)
         os.close(descriptor)
