@@ -80,6 +80,7 @@ def measure_size(count: int, folder: Path, threads: int) -> dict[str, Any]:
     for stage in stage_ids():
         if stage in measured:
             continue
+        shutil.rmtree(folder / "out/scale/.work", ignore_errors=True)  # an interrupted stage starts afresh
         command = [sys.executable, "-m", "benchmarks.bench_scale", "--stage", str(config), stage]
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -205,19 +206,21 @@ def memory(field: str) -> float:
 
 
 def random_vectors(ctx: Any) -> None:
-    """In place of stage 6: unit noise around a centre per family; the encoder's record is a real one."""
+    """In place of stage 6: noise around a centre per kind and family; the encoder's record is a real one."""
     from shared.config import EmbedConfig  # noqa: PLC0415
     from shared.nn.encoders import load_encoder  # noqa: PLC0415
 
     config = ctx.settings(EmbedConfig).esm2
     encoder = load_encoder(config, "cpu")
+    kinds = np.random.default_rng(0).standard_normal((synthetic.KINDS, encoder.dim))
     for seed, part in enumerate(("train", "test")):
         ids = ctx.read(f"parsed/{part}_seq.feather")["id"].tolist()
         rows = ctx.create_array(f"features/{part}_embeds_esm2.npy", (len(ids), encoder.dim), "<f2")
         noise = np.random.default_rng(seed)
         for row, name in enumerate(ids):
             family = int(name[1:]) // synthetic.FAMILY
-            centre = np.random.default_rng(family).standard_normal(encoder.dim)
+            kind = int(synthetic.kind_of(np.array([family]))[0])
+            centre = kinds[kind] + 0.5 * np.random.default_rng(family).standard_normal(encoder.dim)
             rows[row] = (centre + 0.7 * noise.standard_normal(encoder.dim)).astype(np.float16)
     ctx.write("features/encoder_esm2.json", encoder.describe())
 
