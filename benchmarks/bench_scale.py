@@ -237,7 +237,7 @@ def exponents(sizes: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[s
 
     return {
         stage: {
-            "seconds": slope(few[stage]["seconds"], many[stage]["seconds"]),
+            "seconds": slope(few[stage]["cpu_seconds"], many[stage]["cpu_seconds"]),
             "memory": slope(grown(few[stage]), grown(many[stage])),
             "disk": slope(few[stage]["disk_mb"], many[stage]["disk_mb"]),
         }
@@ -253,14 +253,14 @@ def grown(found: dict[str, float]) -> float:
 def table(document: dict[str, Any]) -> str:
     """Markdown, as docs/performance.md has it."""
     lines = [
-        "| stage | proteins | seconds | memory added, MB | its peak, MB | of MMseqs2, MB | written, MB |",
+        "| stage | proteins | processor seconds | memory added, MB | its peak, MB | of MMseqs2, MB | written, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     for stage in STAGES:
         for count, found in document["sizes"].items():
             one = found[stage]
             lines.append(
-                f"| {stage} | {int(count):,} | {one['seconds']:.1f} | {grown(one):.0f} | {one['peak_mb']:.0f} "
+                f"| {stage} | {int(count):,} | {one['cpu_seconds']:.1f} | {grown(one):.0f} | {one['peak_mb']:.0f} "
                 f"| {one['children_peak_mb'] if stage == STAGES[0] else 0:.0f} | {one['disk_mb']:.1f} |"
             )
     lines += ["", "| stage | exponent of time | of memory added | of disk |", "|---|---|---|---|"]

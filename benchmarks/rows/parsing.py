@@ -97,10 +97,11 @@ def loops(folder: Path) -> Result:
     labels: dict[str, set[int]] = {name: set() for name in joined}
     table = pd.read_csv(folder / "terms.tsv", sep="\t")
     for row in table.itertuples():
-        if row.term not in ancestors:
-            above = networkx.descendants(upward, row.term) if row.term in upward else set()
-            ancestors[row.term] = {number[term] for term in (row.term, *above)}
-        labels[row.EntryID] |= ancestors[row.term]
+        name, stated = str(row.EntryID), str(row.term)
+        if stated not in ancestors:
+            above = networkx.descendants(upward, stated) if stated in upward else set()
+            ancestors[stated] = {number[term] for term in (stated, *above)}
+        labels[name] |= ancestors[stated]
     facts = np.array([(len(joined[name]), taxa[name]) for name in joined])
     indices = [sorted(labels[name]) for name in joined]
     pointer = np.cumsum([0, *map(len, indices)])
