@@ -77,6 +77,10 @@ class Logger:
         self._append("steps.jsonl", record)
         self._tell(lambda writer: writer.step(record))
 
+    def cost(self, stage: str, seconds: float, peak_bytes: int | None) -> None:
+        """What a stage took from its beginning to its end; `plan` scales it."""
+        self._append("costs.jsonl", {"stage": stage, "seconds": round(seconds, 3), "peak_bytes": peak_bytes})
+
     def epoch(
         self, metrics: Mapping[str, float | None], *, epoch: int, stage: str = "", model: str = "", fold: int | str = ""
     ) -> None:

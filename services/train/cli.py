@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from services.train.cli_tools import add_cache, add_convert, add_diagnose, add_output_options, add_quality
+from services.train.cli_tools import add_cache, add_convert, add_diagnose, add_output_options, add_plan, add_quality
 from services.train.store_cli import add_store
 from shared import env
 from shared.atomic import write_json
@@ -38,6 +38,7 @@ def build_parser() -> Parser:
     _add_predict(verbs)
     _add_evaluate(verbs)
     _add_sweep(verbs)
+    add_plan(verbs)
     add_quality(verbs)
     add_diagnose(verbs)
     add_convert(verbs)

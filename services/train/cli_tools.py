@@ -1,4 +1,4 @@
-"""The verbs around a run: quality, diagnose, convert, cache gc, and `store publish`.
+"""The verbs around a run: plan, quality, diagnose, convert, cache gc, and `store publish`.
 
 As in `cli.py`, heavy imports happen inside the verbs.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from shared.errors import UsageError
+from shared.errors import MissingInput, UsageError
 from shared.progress import set_quiet
 
 OUT = Path("out")
@@ -151,6 +152,56 @@ def convert(arguments: argparse.Namespace) -> int:
     elif not arguments.quiet:
         print(f"{done.out}: {len(done.files)} files{', loads as a model' if done.loadable else ''}")
     return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """`plan`: time, memory and disk of every stage, scaled from finished runs; exit 78 where it cannot work."""
+    from services.train import planning  # noqa: PLC0415
+    from services.train.data import dataset_defaults  # noqa: PLC0415
+    from shared.config.load import load_config  # noqa: PLC0415
+
+    counted = arguments.train_proteins is None or arguments.test_proteins is None
+    config = load_config(
+        arguments.config,
+        environment=os.environ,
+        sets=arguments.sets,
+        datasets=dataset_defaults if counted else None,  # numbers need no files
+    ).config
+    workload = planning.workload_of(
+        config, train=arguments.train_proteins, test=arguments.test_proteins, residues=arguments.mean_residues
+    )
+    folders = arguments.measured or [config.paths.out]
+    runs = [run for folder in folders for run in planning.measured_runs(folder)]
+    if not runs:
+        raise MissingInput(
+            "no finished run says what a stage costs on this machine",
+            where=", ".join(map(str, folders)),
+            remedy="Run `make train_and_xai`, or better a few thousand proteins, then plan again",
+        )
+    found = planning.estimates(workload, runs)
+    document = planning.document(workload, found)
+    print(json.dumps(document) if arguments.json else planning.table(workload, found))
+    memory, disk = planning.machine(config.paths.out)
+    planning.check(found, memory=arguments.memory_gib * (1 << 30) if arguments.memory_gib else memory, disk=disk)
+    return 0
+
+
+def add_plan(verbs: Any) -> None:
+    """Add `plan`."""
+    verb = verbs.add_parser(
+        "plan", help="estimate time, memory and disk of a config from finished runs; starts nothing"
+    )
+    verb.add_argument("--config", type=Path, help="YAML or JSON; see configs/")
+    verb.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="sets", help="override one key")
+    verb.add_argument("--train-proteins", type=int, metavar="N", help="instead of counting data.train_fasta")
+    verb.add_argument("--test-proteins", type=int, metavar="N", help="instead of counting data.test_fasta")
+    verb.add_argument("--mean-residues", type=float, metavar="L", help="instead of measuring the files")
+    verb.add_argument(
+        "--measured", type=Path, action="append", metavar="OUT", help="folder of runs; default: paths.out"
+    )
+    verb.add_argument("--memory-gib", type=float, metavar="G", help="of the machine it is for; default: this one's")
+    add_output_options(verb)
+    verb.set_defaults(command=plan)
 
 
 def add_quality(verbs: Any) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from services.train.peak import peak_bytes, reset_peak
 from services.train.stage import Stage, StageContext
 from shared.atomic import fsync_path, publish, write_json
 from shared.checkpoint import Checkpoint, Output
@@ -146,8 +147,12 @@ class Runner:
                 f"{stage.id} is not up to date: {reason}", where=str(self.run_folder), remedy="Run without --only first"
             )
         self.log.event(f"{title}: running ({reason})")
+        resumed = any((self.run_folder / ".work").glob(f"{stage.id}-*"))
+        reset_peak()
         begun = time.monotonic()
         checkpoint = self._execute(stage, inputs)
+        if not resumed:  # else a part was paid for earlier
+            self.log.cost(stage.id, time.monotonic() - begun, peak_bytes())
         self.checkpoints[stage.id] = checkpoint
         self._push(checkpoint)
         self.log.event(f"{title}: done in {time.monotonic() - begun:.1f} s", outputs=len(checkpoint.outputs))

@@ -16,6 +16,9 @@ class MlpConfig(Section):
 
     hidden: int = Field(512, ge=1, description="width of every layer")
     dropout: float = Field(0.2, ge=0, lt=1)
+    modality_dropout: float = Field(
+        0.0, ge=0, lt=1, description="how often a training protein loses a modality, its taxon included; never all"
+    )
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -72,7 +75,7 @@ class GbdtConfig(Section):
 class Level1Config(Section):
     """Stage 7."""
 
-    models: list[Literal["homology", "taxon", "gbdt", "knn", "logreg", "mlp", "cnn"]] = Field(
+    models: list[Literal["homology", "taxon", "gbdt", "knn", "logreg", "text", "mlp", "cnn"]] = Field(
         ["homology", "taxon", "knn", "logreg", "mlp", "cnn"], min_length=1
     )
     max_terms: int = Field(1500, ge=1, description="columns: the most frequent terms among the proteins of the fit")

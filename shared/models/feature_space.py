@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -30,17 +30,27 @@ class FeatureSpace:
 
     @classmethod
     def fit(
-        cls, features: Features, rows: IntArray, *, version: Version, normalize: bool, min_taxon_proteins: int
+        cls,
+        features: Features,
+        rows: IntArray,
+        *,
+        version: Version,
+        normalize: bool,
+        min_taxon_proteins: int,
+        modalities: Sequence[str] = MODALITIES,
     ) -> Self:
-        """Fit on the given rows: a taxon of at least `min_taxon_proteins` of them has its own column; absent modalities are skipped."""
+        """Fit on the given rows; absent modalities are skipped.
+
+        A taxon of at least `min_taxon_proteins` of the rows has a column of its own, where all modalities are taken.
+        """
         dims = {
             modality: features.dense[modality].shape[1]
             for modality in MODALITIES
-            if modality in features.dense and features.dense[modality].shape[1]
+            if modality in modalities and modality in features.dense and features.dense[modality].shape[1]
         }
         present = {modality: features.dense[modality] for modality in dims}
         taxa, counts = np.unique(features.taxa[rows], return_counts=True)
-        frequent = taxa[(counts >= min_taxon_proteins) & (taxa != 0)]
+        frequent = taxa[(counts >= min_taxon_proteins) & (taxa != 0) & (tuple(modalities) == tuple(MODALITIES))]
         return cls(dims, frequent.astype(np.int64), Transform.fit(version, normalize, present, rows))
 
     @property

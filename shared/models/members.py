@@ -14,3 +14,4 @@ from shared.nn.heads import MlpModel
 MEMBERS: dict[str, type[Level1Model]] = {
     member.kind: member for member in (HomologyVote, TaxonPrior, Gbdt, Knn, Logreg, MlpModel, CnnModel)
 }
+MEMBERS["text"] = Logreg  # on the text alone

@@ -89,9 +89,11 @@ class InputBlock(nn.Module):
 class MlpNetwork(nn.Module):
     """Input blocks -> concatenated -> two normalised layers with a skip -> heads."""
 
-    def __init__(self, space: FeatureSpace, groups: Sequence[str], hidden: int, dropout: float) -> None:
+    def __init__(
+        self, space: FeatureSpace, groups: Sequence[str], hidden: int, dropout: float, modality_dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.groups, self.hidden, self.rate = tuple(groups), hidden, dropout
+        self.groups, self.hidden, self.rate, self.modality_dropout = tuple(groups), hidden, dropout, modality_dropout
         self.names = tuple(space.blocks)
         blocks: dict[str, nn.Module] = {}
         for name, dimension in space.blocks.items():
@@ -109,11 +111,21 @@ class MlpNetwork(nn.Module):
 
     def forward(self, blocks: Mapping[str, torch.Tensor], unit: Collection[str] = ()) -> torch.Tensor:
         """Raw vectors by block name, float32 [batch, dimension] -> logits [batch, term]; see `InputBlock` for `unit`."""
-        joined = torch.cat([self.inputs[name](blocks[name], unit=name in unit) for name in self.names], dim=1)
+        entered = [self.inputs[name](blocks[name], unit=name in unit) for name in self.names]
+        joined = torch.cat(self._thinned(entered), dim=1)
         hidden = self.enter(joined)
         hidden = hidden + self.deepen(hidden)
         logits: torch.Tensor = self.heads(self.dropout(functional.gelu(self.leave(hidden))))
         return logits
+
+    def _thinned(self, entered: list[torch.Tensor]) -> list[torch.Tensor]:
+        """In training, a protein loses each block with `modality_dropout`, but never all; the others are scaled up."""
+        if not self.training or self.modality_dropout == 0 or len(entered) < 2:
+            return entered
+        kept = torch.rand(len(entered[0]), len(entered), device=entered[0].device) >= self.modality_dropout
+        kept[~kept.any(dim=1)] = True
+        weights = kept * (len(entered) / kept.sum(dim=1, keepdim=True))
+        return [block * weights[:, place, None] for place, block in enumerate(entered)]
 
 
 class MlpModel:

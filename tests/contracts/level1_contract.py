@@ -57,7 +57,7 @@ class Level1Contract:
     @pytest.fixture(scope="class")
     @classmethod
     def data(cls, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-        return training_data(Level1Run(proteins=150, tests=12).write(tmp_path_factory.mktemp("level1")))
+        return training_data(Level1Run(proteins=150, tests=12, words=5).write(tmp_path_factory.mktemp("level1")))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -163,6 +163,6 @@ class Level1Contract:
         assert not np.array_equal(whole.logits(data.features, own), blind)
 
     def test_unseen_taxa_and_test_proteins_are_scored(self, model: Level1Model, tmp_path: Path) -> None:
-        features: Features = features_of_tests(Level1Run(proteins=150, tests=12).write(tmp_path))
+        features: Features = features_of_tests(Level1Run(proteins=150, tests=12, words=5).write(tmp_path))
         features = replace(features, taxa=np.full(len(features), 123456))
         assert np.isfinite(model.logits(features, np.arange(len(features)))).all()

@@ -43,6 +43,7 @@ class Level1Run:
     terms_per_aspect: int = 8
     folds: int = 5
     seed: int = 3
+    words: int = 0  # columns of the text
     ontology: Ontology = field(init=False)
     latent: dict[str, np.ndarray] = field(init=False)
     labels: dict[str, np.ndarray] = field(init=False)
@@ -72,7 +73,7 @@ class Level1Run:
                 name: (hidden[:, part] @ basis + 0.3 * rng.normal(size=(count, basis.shape[1]))).astype(np.float16)
                 for name, (part, basis) in maps.items()
             }
-            self.vectors[which]["text"] = np.zeros((count, 0), np.float16)
+            self.vectors[which]["text"] = np.abs(hidden[:, : self.words]).astype(np.float16)
 
     def write(self, folder: Path) -> Path:
         """Write stage 7's inputs below `folder`."""

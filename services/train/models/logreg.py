@@ -21,7 +21,7 @@ from services.train.models.targets import learnable_terms, prior_logits
 from shared.config.level1 import LogregConfig
 from shared.errors import MissingInput
 from shared.models.feature_space import FeatureSpace
-from shared.models.features import FloatArray, IntArray
+from shared.models.features import MODALITIES, FloatArray, IntArray
 from shared.models.logreg import Logreg
 from shared.nn.transforms import row_blocks
 
@@ -38,6 +38,7 @@ class LogregFitter:
 
     name: ClassVar[str] = "logreg"
     votes: ClassVar[bool] = False
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Logreg:
         """Fit on `rows`.
@@ -45,7 +46,7 @@ class LogregFitter:
         Raises:
             MissingInput: no modality is present.
         """
-        space = fit_space(data, rows, context, model=self.name)
+        space = fit_space(data, rows, context, model=self.name, modalities=self.modalities)
         options = context.config.logreg
         weights = np.zeros((space.width, len(data.terms)), np.float32)
         bias = prior_logits(data, rows)
@@ -62,7 +63,21 @@ class LogregFitter:
         return Logreg(space, weights, bias, data.terms)
 
 
-def fit_space(data: TrainingData, rows: IntArray, context: FitContext, *, model: str) -> FeatureSpace:
+class TextFitter(LogregFitter):
+    """The same on the text alone, which the vectors of the sequence outnumber where both are read."""
+
+    name: ClassVar[str] = "text"
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
+
+
+def fit_space(
+    data: TrainingData,
+    rows: IntArray,
+    context: FitContext,
+    *,
+    model: str,
+    modalities: tuple[str, ...] = MODALITIES,
+) -> FeatureSpace:
     """The feature specification of a model that reads vectors, fitted on `rows`.
 
     Raises:
@@ -75,12 +90,13 @@ def fit_space(data: TrainingData, rows: IntArray, context: FitContext, *, model:
         version=transform.version,
         normalize=transform.normalize,
         min_taxon_proteins=context.config.min_taxon_proteins,
+        modalities=modalities,
     )
     if not space.width:
         raise MissingInput(
             f"{model} has no modality to learn from",
-            where="embed",
-            remedy="Set embed.esm2 or embed.t5, or leave the model out of level1.models",
+            where=" or ".join({"text": "data.text"}.get(name, f"embed.{name}") for name in modalities),
+            remedy="Set it, or leave the model out of level1.models",
         )
     return space
 

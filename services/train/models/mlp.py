@@ -35,7 +35,7 @@ class MlpFitter:
         space = fit_space(data, rows, context, model=self.name)
         groups = [ASPECTS[aspect] for aspect in data.aspects]
         network = build(
-            lambda: MlpNetwork(space, groups, options.hidden, options.dropout),
+            lambda: MlpNetwork(space, groups, options.hidden, options.dropout, options.modality_dropout),
             seed=config.training.seed,
             device=context.device,
         )

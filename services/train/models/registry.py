@@ -7,11 +7,20 @@ from services.train.models.cnn import CnnFitter
 from services.train.models.gbdt import GbdtFitter
 from services.train.models.homology import HomologyFitter
 from services.train.models.knn import KnnFitter
-from services.train.models.logreg import LogregFitter
+from services.train.models.logreg import LogregFitter, TextFitter
 from services.train.models.mlp import MlpFitter
 from services.train.models.taxon import TaxonFitter
 
 MODELS: dict[str, Fitter] = {
     fitter.name: fitter
-    for fitter in (HomologyFitter(), TaxonFitter(), GbdtFitter(), KnnFitter(), LogregFitter(), MlpFitter(), CnnFitter())
+    for fitter in (
+        HomologyFitter(),
+        TaxonFitter(),
+        GbdtFitter(),
+        KnnFitter(),
+        LogregFitter(),
+        TextFitter(),
+        MlpFitter(),
+        CnnFitter(),
+    )
 }

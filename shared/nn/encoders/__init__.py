@@ -18,7 +18,7 @@ from shared.nn.encoders.esm2 import Esm2Network, Esm2Shape
 from shared.nn.encoders.prott5 import T5Network, T5Shape
 from shared.nn.encoders.weights import load_weights
 
-__all__ = ["ENCODERS", "Architecture", "Encoder", "encoder_config", "load_encoder"]
+__all__ = ["ENCODERS", "Architecture", "Encoder", "architecture", "encoder_config", "load_encoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,20 @@ ENCODERS: dict[str, Architecture] = {
 }
 
 
+def architecture(config: EncoderConfig) -> Architecture:
+    """The registry's entry of a config.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    found = ENCODERS.get(config.name)
+    if found is None:
+        near = difflib.get_close_matches(config.name, ENCODERS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(ENCODERS)}"
+        raise ConfigError(f"no encoder {config.name!r}", where="embed", remedy=hint)
+    return found
+
+
 def load_encoder(
     config: EncoderConfig | Mapping[str, Any], device: str = "auto", weights: str | None = None
 ) -> Encoder:
@@ -66,14 +80,10 @@ def load_encoder(
     """
     if not isinstance(config, EncoderConfig):
         config = encoder_config(config)
-    architecture = ENCODERS.get(config.name)
-    if architecture is None:
-        near = difflib.get_close_matches(config.name, ENCODERS, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(ENCODERS)}"
-        raise ConfigError(f"no encoder {config.name!r}", where="embed", remedy=hint)
+    found = architecture(config)
     where = resolve_device(device)
-    network = architecture.build()
-    loaded = load_weights(network, weights or config.weights, architecture.hub, config.sha256)
+    network = found.build()
+    loaded = load_weights(network, weights or config.weights, found.hub, config.sha256)
     return TransformerEncoder(config, network, loaded, where)
 
 

@@ -74,3 +74,17 @@ def test_gradients_reach_the_raw_vectors(features: Features, model: MlpModel) ->
 def test_absent_modalities_have_no_block(model: MlpModel) -> None:
     assert model.network.names == ("esm2", "text", "taxon")
     assert set(model.network.inputs) == {"esm2", "text", "taxon"}
+
+
+def test_a_protein_loses_modalities_in_training_only_and_never_all(features: Features, model: MlpModel) -> None:
+    network = MlpNetwork(model.space, GROUPS, 8, 0.0, modality_dropout=0.7)
+    assert len(network.names) == 3
+    ones = [torch.ones(4000, 2) for _ in network.names]
+    assert network.eval()._thinned(ones) is ones
+    torch.manual_seed(1)
+    thinned = torch.stack([block[:, 0] for block in network.train()._thinned(ones)], dim=1)
+    assert set(thinned.sum(1).round(decimals=4).tolist()) == {3.0}  # as much goes on as without
+    kept = (thinned > 0).float()
+    assert kept.sum(1).min() >= 1
+    whole = 0.7**3  # all are lost: then none is
+    assert kept.mean().item() == pytest.approx(0.3 + whole, abs=0.02)
