@@ -11,7 +11,7 @@ XAI := bash envs/half.sh xai
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench bench-worker test-browser ui test-stores bench-store xai-bench up down logs compose-test images env-image postgres-image env-train env-xai env-dev locks-check test-docker clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench bench-worker test-browser ui test-stores bench-store xai-bench up down logs compose-test images env-image postgres-image env-train env-xai env-dev locks-check test-docker bench-scale clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ serve: setup ## the explanation service on http://127.0.0.1:8080; docs/worker.md
 bench: setup ## every row beside its peers (docs/performance.md); ARGS="--row propagation"; ends with PASS or FAIL
 	@GOWHY_PEERS_PYTHON="$${GOWHY_PEERS_PYTHON:-$$(bash envs/bench.sh)}" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	  $(PYTHON) -m benchmarks.bench $(ARGS)
+
+bench-scale: setup ## seconds, memory and disk per stage at 1k and 10k generated proteins; ARGS="--proteins 100000"
+	@$(PYTHON) -m benchmarks.bench_scale $(ARGS)
 
 bench-worker: setup ## 32 clients against the service's bound, on SQLite and Postgres; ends with PASS or FAIL
 	@$(PYTHON) -m benchmarks.bench_worker $(ARGS)

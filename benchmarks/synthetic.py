@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ DEEPEST, USUAL_DEPTH, DEPTH_SPREAD = 15, 6.5, 2.2  # close to GO's own
 MORE_PARENTS = 0.9  # beside the first, on average
 WORDS, WORDS_PER_TEXT = 20_000, 40
 FAMILY, SHORTEST, LONGEST, MEDIAN, SIGMA = 10, 40, 1000, 250, 0.5
+KINDS = 40
 KEPT = 0.6  # of a family's residues, in each member
 
 
@@ -85,19 +87,24 @@ def sequences(count: int, seed: int = 0) -> list[str]:
     return made
 
 
+def kind_of(families: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Kind of each family: what families have in common that no homology shows."""
+    return families % KINDS
+
+
 def labels(count: int, dag: Dag, seed: int = 0, each: float = 5.0) -> list[list[int]]:
-    """Stated terms of each protein: mostly its family's, some of its own; common terms are commoner."""
+    """Stated terms of each protein: mostly those of its family's kind, one of its own; common terms are commoner."""
     rng = np.random.default_rng(seed)
     weight = 1.0 / np.arange(20, len(dag.ids) + 20)
     order = rng.permutation(len(dag.ids))
     chance = np.empty(len(dag.ids))
     chance[order] = weight / weight.sum()
-    families = count // FAMILY + 1
-    of_family = rng.choice(len(dag.ids), (families, int(each) + 1), p=chance)
-    own = rng.choice(len(dag.ids), (count, 2), p=chance)
+    of_kind = rng.choice(len(dag.ids), (KINDS, int(each) + 1), p=chance)
+    own = rng.choice(len(dag.ids), count, p=chance)
+    kinds = kind_of(family_of(count))
     return [
-        sorted({*of_family[row // FAMILY][rng.random(of_family.shape[1]) < 0.7].tolist(), int(own[row, 0])})
-        for row in range(count)
+        sorted({*of_kind[kind][rng.random(of_kind.shape[1]) < 0.7].tolist(), int(own[row])})
+        for row, kind in enumerate(kinds)
     ]
 
 

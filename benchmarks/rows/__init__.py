@@ -14,5 +14,8 @@ ROWS: Mapping[str, str] = {
     "mlp": "benchmarks.rows.mlp",
     "logreg": "benchmarks.rows.logreg",
     "gcn": "benchmarks.rows.gcn",
+    "parsing": "benchmarks.rows.parsing",
+    "gaf": "benchmarks.rows.gaf",
+    "knn_reference": "benchmarks.rows.knn_reference",
 }
 """Name -> module with `compare(rounds) -> list[Comparison]`; a module is imported only when its row runs."""

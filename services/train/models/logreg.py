@@ -8,8 +8,9 @@ Nesterov's momentum with restarts (O'Donoghue and Candes 2015) makes up for the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from shared.nn.transforms import row_blocks
 
 TERMS_PER_BLOCK = 256
 CURVATURE = np.float32(0.25)  # p (1 - p) is at most this
+RELATIVE_RANK = 1e-7  # of the largest variance; smaller ones are rounding of float32
 
 
 class LogregFitter:
@@ -54,7 +56,7 @@ class LogregFitter:
             known = rows[data.annotated[rows, aspect]]
             if not len(columns):
                 continue
-            basis = PrincipalBasis.of(space.matrix(data.features, known), options.components)
+            basis = PrincipalBasis.fit(_Blocks(space, data, known), options.components)
             for _, block in row_blocks(columns, TERMS_PER_BLOCK):
                 targets = data.labels[known][:, block].toarray()
                 weights[:, block], bias[block] = basis.solve(targets, options)
@@ -99,6 +101,63 @@ def fit_space(
     return space
 
 
+class Rows(Protocol):
+    """The inputs of a fit, [row, column], given out in blocks."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        ...
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Consecutive rows with their place; may be asked for again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    matrix: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        for place, _ in row_blocks(np.arange(len(self.matrix))):
+            yield place, self.matrix[place]
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """A feature space's view of some proteins, made anew for each pass."""
+
+    space: FeatureSpace
+    data: TrainingData
+    rows: IntArray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.space.width
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        for place, block in row_blocks(self.rows):
+            yield place, self.space.matrix(self.data.features, block)
+
+
+def _few_rows(rows: Rows, centre: FloatArray, components: int) -> tuple[npt.NDArray[np.float64], FloatArray]:
+    """Variances, ascending, and directions [column, component] of fewer rows than columns."""
+    centred = np.empty(rows.shape, np.float32)
+    for place, block in rows.blocks():
+        centred[place] = block - centre
+    count = len(centred)
+    inner = (centred @ centred.T).astype(np.float64) / count
+    variance, weights = linalg.eigh(inner, subset_by_index=(max(0, count - components), count - 1), overwrite_a=True)
+    # Centring takes one direction away; what rounding leaves of it is no direction.
+    kept = variance > variance[-1] * RELATIVE_RANK
+    variance, weights = variance[kept], weights[:, kept]
+    return variance, (centred.T @ (weights / np.sqrt(count * variance)).astype(np.float32)).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class PrincipalBasis:
     """Centred inputs in the basis in which their covariance is diagonal.
@@ -114,14 +173,37 @@ class PrincipalBasis:
 
     @classmethod
     def of(cls, matrix: FloatArray, components: int) -> Self:
-        """Diagonalise; keeps the `components` directions of the largest variance, all where there are not more."""
-        mean = matrix.mean(0, dtype=np.float64).astype(np.float32)
-        centred = matrix - mean
-        covariance = (centred.T @ centred).astype(np.float64) / len(matrix)
-        size = len(covariance)
-        variance, directions = linalg.eigh(covariance, subset_by_index=(max(0, size - components), size - 1))
+        """`fit` on a matrix [row, column] in memory."""
+        return cls.fit(_Held(matrix), components)
+
+    @classmethod
+    def fit(cls, rows: Rows, components: int) -> Self:
+        """Diagonalise; keeps the `components` directions of the largest variance, all where there are not more.
+
+        The rows are read block by block, twice, so that only what is kept of them is ever held. Fewer rows than
+        columns span no more directions than there are rows: those are found from the rows' inner products.
+        """
+        count, width = rows.shape
+        mean = np.zeros(width)
+        for _, block in rows.blocks():
+            mean += block.sum(0, dtype=np.float64) / count
+        centre = mean.astype(np.float32)
+        if count < width:
+            variance, directions = _few_rows(rows, centre, components)
+        else:
+            covariance = np.zeros((width, width))
+            for _, block in rows.blocks():
+                centred = block - centre
+                covariance += centred.T @ centred
+            covariance /= count
+            variance, directions = linalg.eigh(
+                covariance, subset_by_index=(max(0, width - components), width - 1), overwrite_a=True
+            )
         narrow = directions.astype(np.float32)
-        return cls(centred @ narrow, np.maximum(variance, 0.0).astype(np.float32)[:, None], narrow, mean)
+        inputs = np.empty((count, narrow.shape[1]), np.float32)
+        for place, block in rows.blocks():
+            inputs[place] = (block - centre) @ narrow
+        return cls(inputs, np.maximum(variance, 0.0).astype(np.float32)[:, None], narrow, centre)
 
     def solve(self, targets: FloatArray, options: LogregConfig) -> tuple[FloatArray, FloatArray]:
         """Minimise mean log-loss + l2 / 2 * |weights|^2 for each column of `targets` [row, term].

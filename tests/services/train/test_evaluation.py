@@ -265,7 +265,8 @@ def test_a_run_s_own_priors_hold_the_accretion(files: dict[str, Path], tmp_path:
         read_information(path, ontology)
 
 
-def test_a_plain_table_is_read_at_once_as_line_by_line(ontology, tmp_path, monkeypatch):
+def test_a_plain_table_is_read_at_once_as_line_by_line(tmp_path, monkeypatch):
+    ontology = make_ontology([[], [0], [0, 1], [1]], [0, 0, 0, 0])
     rng = np.random.default_rng(3)
     ids = {f"P{number}": number for number in range(20)}
     rows = [
@@ -283,7 +284,8 @@ def test_a_plain_table_is_read_at_once_as_line_by_line(ontology, tmp_path, monke
 
 
 @pytest.mark.parametrize("text", ["P1 GO:0000001 0.5\n", "P1 \tGO:0000001\t0.5\n", "P1\t\tGO:0000001\t0.5\n"])
-def test_an_unusual_table_is_left_to_the_reader_of_lines(ontology, tmp_path, text):
+def test_an_unusual_table_is_left_to_the_reader_of_lines(tmp_path, text):
+    ontology = make_ontology([[], [0], [0, 1], [1]], [0, 0, 0, 0])
     path = tmp_path / "pred.tsv"
     path.write_text(text)
     assert evaluation_files._quick_predictions(path, {"P1": 0}, ontology.index) is None

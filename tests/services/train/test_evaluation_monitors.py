@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from services.train.evaluation import evaluate
 from services.train.evaluation_monitors import calibration_error, calibration_errors, monitors, true_entries

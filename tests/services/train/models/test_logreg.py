@@ -67,3 +67,41 @@ def test_fewer_components_use_the_directions_of_largest_variance() -> None:
 @pytest.mark.parametrize("extreme", [-1e30, -100.0, 0.0, 100.0, 1e30])
 def test_the_sigmoid_does_not_overflow(extreme: float) -> None:
     np.testing.assert_allclose(sigmoid_in_place(np.array([extreme], np.float32)), expit(extreme), atol=1e-6)
+
+
+def test_fewer_rows_than_columns_give_the_same_model() -> None:
+    inputs, labels = problem(rows=60, columns=150, terms=6, seed=4)
+    labels = labels[:, labels.mean(0) < 1]
+    ours = probabilities(inputs, labels, EXACT)
+    for term in range(labels.shape[1]):
+        oracle = LogisticRegression(C=1 / (EXACT.l2 * len(inputs)), tol=1e-10, max_iter=10_000).fit(
+            inputs.astype(np.float64), labels[:, term]
+        )
+        assert np.abs(ours[:, term] - oracle.predict_proba(inputs.astype(np.float64))[:, 1]).max() <= 1e-3
+
+
+def test_equal_rows_have_no_direction() -> None:
+    inputs, labels = np.ones((8, 20), np.float32), np.tile(np.float32([[1], [0]]), (4, 1))
+    assert probabilities(inputs, labels, EXACT) == pytest.approx(0.5)
+
+
+def test_rows_are_asked_for_block_by_block() -> None:
+    inputs, labels = problem(rows=900)
+
+    class Streamed:
+        shape = inputs.shape
+        longest = 0
+
+        def blocks(self):
+            for start in range(0, len(inputs), 64):
+                self.longest = max(self.longest, len(inputs[start : start + 64]))
+                yield slice(start, min(start + 64, len(inputs))), inputs[start : start + 64]
+
+    rows = Streamed()
+    streamed = PrincipalBasis.fit(rows, 1024)
+    assert rows.longest == 64
+    whole = PrincipalBasis.of(inputs, 1024)
+    np.testing.assert_allclose(streamed.variance, whole.variance, rtol=1e-3, atol=1e-5)
+    weights, bias = streamed.solve(labels, EXACT)
+    found = expit(inputs @ weights + bias)
+    np.testing.assert_allclose(found, probabilities(inputs, labels, EXACT), atol=1e-4)

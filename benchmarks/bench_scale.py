@@ -1,0 +1,273 @@
+"""How time, memory and disk grow with proteins: synthetic proteins through the nine stages, embeddings drawn at random.
+
+    python -m benchmarks.bench_scale [--proteins N ...] [--work out/bench/scale] [--out benchmarks/results/scale.json]
+
+Every stage runs in a process of its own, so that its peak memory is its own. Stage 6 is replaced by one that draws
+vectors around a centre per family. Nine tenths of the proteins are train, one tenth is test. Sizes that are already
+in the output are kept; `--again` measures them anew. Finished stages of an interrupted size are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import synthetic
+from benchmarks.bench import machine
+from services.train.cli import THREAD_VARIABLES
+from shared.atomic import write_json
+
+SIZES = (1000, 10_000)
+TERMS = 6000
+STAGES = ("stage_01_parsed", "stage_03_tfidf_text", "stage_07_level1_preds", "stage_08_stacker", "stage_09_submission")
+ESM2 = "stage_06_embeddings_esm2"
+SETTINGS: dict[str, Any] = {
+    "embed": {"t5": None, "esm2": {"name": "esm2_t6_8M"}},
+    "level1": {"models": ["homology", "taxon", "knn", "logreg", "mlp"], "mlp": {"epochs": 5}},
+    "stacker": {"epochs": 3},
+}
+KILOBYTE, MEGABYTE = 1024, 1024 * 1024
+SAMPLE_SECONDS = 0.05
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the sizes, one after the other, and write after each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_scale", description="Growth with proteins.")
+    parser.add_argument("--proteins", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--work", type=Path, default=Path("out/bench/scale"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scale.json"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="measure sizes that are in the output too")
+    parser.add_argument("--stage", nargs=2, metavar=("CONFIG", "STAGE"), help="one stage of one size; used by itself")
+    chosen = parser.parse_args(arguments)
+    if chosen.stage:
+        print(json.dumps(measure_stage(Path(chosen.stage[0]), chosen.stage[1])))
+        return 0
+    sizes = json.loads(chosen.out.read_bytes())["sizes"] if chosen.out.is_file() else {}
+    for count in chosen.proteins:
+        if str(count) in sizes and not chosen.again:
+            continue
+        sizes[str(count)] = measure_size(count, chosen.work / str(count), chosen.threads)
+        ordered = dict(sorted(sizes.items(), key=lambda item: int(item[0])))
+        document = {"settings": {**SETTINGS, "terms": TERMS, "threads": chosen.threads}, "machine": machine()}
+        write_json(chosen.out, {**document, "sizes": ordered, "exponents": exponents(ordered)})
+    print(table(json.loads(chosen.out.read_bytes())))
+    return 0
+
+
+def measure_size(count: int, folder: Path, threads: int) -> dict[str, Any]:
+    """Every stage of one size."""
+    config = folder / "config.json"
+    if not config.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_inputs(folder, count, threads)
+    known = folder / "measured.json"
+    measured: dict[str, Any] = json.loads(known.read_bytes()) if known.is_file() else {}
+    for stage in stage_ids():
+        if stage in measured:
+            continue
+        shutil.rmtree(folder / "out/scale/.work", ignore_errors=True)  # an interrupted stage starts afresh
+        command = [sys.executable, "-m", "benchmarks.bench_scale", "--stage", str(config), stage]
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        measured[stage] = json.loads(done.stdout.splitlines()[-1])
+        write_json(known, measured)
+        print(f"{count} proteins, {stage}: {measured[stage]}", flush=True)
+    return {stage: measured[stage] for stage in STAGES}
+
+
+def write_inputs(folder: Path, count: int, threads: int) -> None:
+    """Files and config of one size; the config comes last."""
+    folder.mkdir(parents=True)
+    dag = synthetic.make_dag(TERMS)
+    synthetic.write_obo(folder / "go.obo", dag)
+    ids, residues, stated = (
+        synthetic.protein_ids(count),
+        synthetic.sequences(count),
+        synthetic.labels(count, dag),
+    )
+    chosen = np.random.default_rng(1).random(count) < 0.1
+    parts = {"test": np.flatnonzero(chosen), "train": np.flatnonzero(~chosen)}
+    for part, rows in parts.items():
+        names = [ids[row] for row in rows]
+        synthetic.write_fasta(folder / f"{part}.fasta", names, [residues[row] for row in rows])
+        synthetic.write_terms(folder / f"{part}_terms.tsv", names, [stated[row] for row in rows], dag)
+    lines = [f"{name}\t{text}\n" for name, text in zip(ids, synthetic.texts(count), strict=True)]
+    (folder / "text.tsv").write_text("EntryID\ttext\n" + "".join(lines))
+    files = {
+        f"{part}_{kind}": f"{part}{end}"
+        for part in parts
+        for kind, end in (("fasta", ".fasta"), ("terms", "_terms.tsv"))
+    }
+    data = {key: str((folder / name).resolve()) for key, name in {**files, "obo": "go.obo", "text": "text.tsv"}.items()}
+    paths = {"out": str((folder / "out").resolve())}
+    write_json(
+        folder / "config.json", {"data": data, "paths": paths, "run_id": "scale", "threads": threads, **SETTINGS}
+    )
+
+
+def stage_ids() -> list[str]:
+    """All stages in order."""
+    from services.train.pipeline import PIPELINE  # noqa: PLC0415 - torch only where a stage runs
+
+    return [stage.id for stage in PIPELINE]
+
+
+def measure_stage(config: Path, name: str) -> dict[str, float]:
+    """Run one stage in this process: seconds, peak memory of this process and of its children, bytes written."""
+    from services.train.pipeline import PIPELINE  # noqa: PLC0415 - after the thread count is fixed
+    from services.train.runner import Runner, Selection  # noqa: PLC0415
+    from shared.config.load import load_config  # noqa: PLC0415
+    from shared.logs import Logger  # noqa: PLC0415
+    from shared.nn.device import resolve_device  # noqa: PLC0415
+    from shared.nn.seeding import make_deterministic  # noqa: PLC0415
+    from shared.stores import open_store  # noqa: PLC0415
+
+    loaded = load_config(config, environment=os.environ)
+    settings = loaded.config
+    make_deterministic(settings.threads)
+    watch = Watch()
+    stages = [replace(stage, run=random_vectors) if stage.id == ESM2 else stage for stage in PIPELINE]
+    stages = [replace(stage, run=watch.around(stage.run)) if stage.id == name else stage for stage in stages]
+    folder = settings.paths.out / loaded.run_id
+    store = open_store(settings.store.url, settings.paths.out / "cache", settings.store)
+    runner = Runner(stages, settings, folder, store, Logger(None, quiet=False), device=str(resolve_device("cpu")))
+    runner.run(Selection(only=name))
+    if watch.seconds == 0:
+        raise SystemExit(f"{name} was not run: {config} is done already; remove its folder")
+    written = sum((folder / output.path).stat().st_size for output in runner.checkpoints[name].outputs)
+    return {**watch.found(), "disk_mb": round(written / MEGABYTE, 2)}
+
+
+class Watch:
+    """Time and memory of one stage."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu = 0.0
+        self.before = self.peak = self.own = 0.0
+        self._stop = threading.Event()
+
+    def around(self, run: Any) -> Any:
+        """`run` with a thread that samples memory beside it."""
+
+        def watched(ctx: Any) -> None:
+            self.before = memory("RssAnon")
+            sampler = threading.Thread(target=self._sample, daemon=True)
+            sampler.start()
+            started, cpu = time.perf_counter(), sum(os.times()[:4])
+            try:
+                run(ctx)
+            finally:
+                self.seconds = time.perf_counter() - started
+                self.cpu = sum(os.times()[:4]) - cpu
+                self._stop.set()
+                sampler.join()
+
+        return watched
+
+    def _sample(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self.own = max(self.own, memory("RssAnon"))
+
+    def found(self) -> dict[str, float]:
+        """Seconds and MB: `anonymous_mb` is what no file backs, `peak_mb` also has mapped files that may be dropped."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / KILOBYTE
+        found = {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu,
+            "before_mb": self.before,
+            "anonymous_mb": max(self.own, self.before),
+            "peak_mb": memory("VmHWM"),
+            "children_peak_mb": children,
+        }
+        return {key: round(value, 2) for key, value in found.items()}
+
+
+def memory(field: str) -> float:
+    """MB of this process by a field of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / KILOBYTE
+    raise KeyError(field)
+
+
+def random_vectors(ctx: Any) -> None:
+    """In place of stage 6: noise around a centre per kind and family; the encoder's record is a real one."""
+    from shared.config import EmbedConfig  # noqa: PLC0415
+    from shared.nn.encoders import load_encoder  # noqa: PLC0415
+
+    config = ctx.settings(EmbedConfig).esm2
+    encoder = load_encoder(config, "cpu")
+    kinds = np.random.default_rng(0).standard_normal((synthetic.KINDS, encoder.dim))
+    for seed, part in enumerate(("train", "test")):
+        ids = ctx.read(f"parsed/{part}_seq.feather")["id"].tolist()
+        rows = ctx.create_array(f"features/{part}_embeds_esm2.npy", (len(ids), encoder.dim), "<f2")
+        noise = np.random.default_rng(seed)
+        for row, name in enumerate(ids):
+            family = int(name[1:]) // synthetic.FAMILY
+            kind = int(synthetic.kind_of(np.array([family]))[0])
+            centre = kinds[kind] + 0.5 * np.random.default_rng(family).standard_normal(encoder.dim)
+            rows[row] = (centre + 0.7 * noise.standard_normal(encoder.dim)).astype(np.float16)
+    ctx.write("features/encoder_esm2.json", encoder.describe())
+
+
+def exponents(sizes: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float | None]]:
+    """Slope of log(quantity) over log(proteins) per stage, between the two largest sizes; memory above its start."""
+    if len(sizes) < 2:
+        return {}
+    (small, few), (large, many) = list(sizes.items())[-2:]
+    step = math.log(int(large) / int(small))
+
+    def slope(first: float, second: float) -> float | None:
+        return round(math.log(second / first) / step, 2) if first > 0 and second > 0 else None
+
+    return {
+        stage: {
+            "seconds": slope(few[stage]["cpu_seconds"], many[stage]["cpu_seconds"]),
+            "memory": slope(grown(few[stage]), grown(many[stage])),
+            "disk": slope(few[stage]["disk_mb"], many[stage]["disk_mb"]),
+        }
+        for stage in STAGES
+    }
+
+
+def grown(found: dict[str, float]) -> float:
+    """MB of memory that the stage added."""
+    return max(found["anonymous_mb"] - found["before_mb"], 0.01)
+
+
+def table(document: dict[str, Any]) -> str:
+    """Markdown, as docs/performance.md has it."""
+    lines = [
+        "| stage | proteins | processor seconds | memory added, MB | its peak, MB | of MMseqs2, MB | written, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for stage in STAGES:
+        for count, found in document["sizes"].items():
+            one = found[stage]
+            lines.append(
+                f"| {stage} | {int(count):,} | {one['cpu_seconds']:.1f} | {grown(one):.0f} | {one['peak_mb']:.0f} "
+                f"| {one['children_peak_mb'] if stage == STAGES[0] else 0:.0f} | {one['disk_mb']:.1f} |"
+            )
+    lines += ["", "| stage | exponent of time | of memory added | of disk |", "|---|---|---|---|"]
+    for stage, found in document["exponents"].items():
+        lines.append(f"| {stage} | {found['seconds']} | {found['memory']} | {found['disk']} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""Stage 1's parsing (ontology, FASTA, labels with their ancestors) beside the usual loops over pandas and obonet."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import networkx
+import numpy as np
+import obonet
+import pandas as pd
+from scipy import sparse
+
+from benchmarks import synthetic
+from benchmarks.peers.contest import Contest, Result, interleave, timed
+from benchmarks.rows.base import Comparison
+from benchmarks.rows.base import compare as line
+from services.train.data.tables import label_matrix, read_labels
+from shared.fasta import read_unique_fasta
+from shared.ontology import Ontology, propagate_labels
+
+PROTEINS, TERMS, EACH, LEAST = 100_000, 6000, 5.0, 10.0
+OURS, THEIRS = "gowhy", "pandas, obonet and loops"
+
+
+def compare(rounds: int) -> list[Comparison]:
+    """The result of either side: rows and columns of all labels, and the proteins' lengths and taxa."""
+    with tempfile.TemporaryDirectory(prefix="gowhy-bench-") as temporary:
+        rows = write_files(Path(temporary), PROTEINS)
+        found = contest(Path(temporary), rounds)
+    same = np.array_equal(found.results[OURS], found.results[THEIRS])
+    return [
+        line(
+            found,
+            OURS,
+            THEIRS,
+            name="parsing of stage 1",
+            sizes=f"{PROTEINS} proteins, {rows} labels, {TERMS} terms",
+            least=LEAST,
+            difference=0.0 if same else np.inf,
+            tolerance=0.0,
+        )
+    ]
+
+
+def contest(folder: Path, rounds: int) -> Contest:
+    """Both sides on the same files."""
+    return interleave({THEIRS: timed(lambda: loops(folder)), OURS: timed(lambda: ours(folder))}, rounds)
+
+
+def write_files(folder: Path, proteins: int) -> int:
+    """Ontology, FASTA and labels; the number of labels."""
+    dag = synthetic.make_dag(TERMS)
+    ids = synthetic.protein_ids(proteins)
+    synthetic.write_obo(folder / "go.obo", dag)
+    synthetic.write_fasta(folder / "train.fasta", ids, synthetic.sequences(proteins))
+    return synthetic.write_terms(folder / "terms.tsv", ids, synthetic.labels(proteins, dag, each=EACH), dag)
+
+
+def ours(folder: Path) -> Result:
+    """As stage 1 does it."""
+    ontology = Ontology.parse(folder / "go.obo")
+    proteins = read_unique_fasta(folder / "train.fasta")
+    stated, _ = label_matrix(
+        read_labels(folder / "terms.tsv", ontology), [protein.id for protein in proteins], len(ontology)
+    )
+    labels = propagate_labels(stated, ontology)
+    order = np.argsort(np.array(ontology.terms))
+    alphabetical = np.empty(len(order), np.int64)
+    alphabetical[order] = np.arange(len(order))
+    sorted_labels = sparse.csr_array((labels.data, alphabetical[labels.indices], labels.indptr), shape=labels.shape)
+    sorted_labels.sort_indices()
+    facts = np.array([(len(protein.sequence), protein.taxon or 0) for protein in proteins])
+    return np.concatenate([facts.ravel(), sorted_labels.indptr, sorted_labels.indices])
+
+
+def loops(folder: Path) -> Result:
+    """The idiom of published CAFA notebooks: obonet's graph, ancestors of a term kept once found, a set per protein."""
+    graph = obonet.read_obo(folder / "go.obo")
+    names: dict[str, str] = {term: data["namespace"] for term, data in graph.nodes(data=True)}
+    upward = networkx.DiGraph(
+        (child, parent) for child, parent, kind in graph.edges(keys=True) if kind in ("is_a", "part_of")
+    )
+    number = {term: place for place, term in enumerate(sorted(names))}
+    ancestors: dict[str, set[int]] = {}
+    sequences: dict[str, list[str]] = {}
+    taxa: dict[str, int] = {}
+    with (folder / "train.fasta").open() as file:
+        for text in file:
+            if text.startswith(">"):
+                name = text[1:].split()[0].split("|")[1]
+                sequences[name] = parts = []
+                taxa[name] = int(text.split("OX=")[1].split()[0])
+            else:
+                parts.append(text.strip())
+    joined = {name: "".join(parts) for name, parts in sequences.items()}
+    labels: dict[str, set[int]] = {name: set() for name in joined}
+    table = pd.read_csv(folder / "terms.tsv", sep="\t")
+    for row in table.itertuples():
+        name, stated = str(row.EntryID), str(row.term)
+        if stated not in ancestors:
+            above = networkx.descendants(upward, stated) if stated in upward else set()
+            ancestors[stated] = {number[term] for term in (stated, *above)}
+        labels[name] |= ancestors[stated]
+    facts = np.array([(len(joined[name]), taxa[name]) for name in joined])
+    indices = [sorted(labels[name]) for name in joined]
+    pointer = np.cumsum([0, *map(len, indices)])
+    return np.concatenate([facts.ravel(), pointer, np.array([term for row in indices for term in row])])
