@@ -87,7 +87,7 @@ def measure_size(count: int, folder: Path, threads: int) -> dict[str, Any]:
         measured[stage] = json.loads(done.stdout.splitlines()[-1])
         write_json(known, measured)
         print(f"{count} proteins, {stage}: {measured[stage]}", flush=True)
-    return {stage: measured[stage] for stage in STAGES}
+    return {stage: measured[stage] for stage in STAGES if stage in measured}
 
 
 def write_inputs(folder: Path, count: int, threads: int) -> None:
@@ -242,6 +242,7 @@ def exponents(sizes: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[s
             "disk": slope(few[stage]["disk_mb"], many[stage]["disk_mb"]),
         }
         for stage in STAGES
+        if stage in few and stage in many
     }
 
 
@@ -258,6 +259,8 @@ def table(document: dict[str, Any]) -> str:
     ]
     for stage in STAGES:
         for count, found in document["sizes"].items():
+            if stage not in found:
+                continue
             one = found[stage]
             lines.append(
                 f"| {stage} | {int(count):,} | {one['cpu_seconds']:.1f} | {grown(one):.0f} | {one['peak_mb']:.0f} "
