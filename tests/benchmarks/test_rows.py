@@ -1,5 +1,7 @@
 """The rows' two sides agree on small inputs; a side that is wrong shows."""
 
+import mmap
+
 import numpy as np
 
 from benchmarks import synthetic
