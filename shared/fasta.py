@@ -14,7 +14,6 @@ kept as they are, white space inside lines is dropped, and so is a final `*` (st
 from __future__ import annotations
 
 import gzip
-import itertools
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -27,7 +26,6 @@ from shared.errors import DataError, MissingInput, from_os_error
 RESIDUES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # every letter: 20 amino acids, U, O, and the ambiguity codes B, J, X, Z
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_ID_LENGTH = 100
-READ_BYTES = 1 << 20
 
 _SPACE = b" \t\r\n\v\f"
 _LEGAL = RESIDUES.encode()
@@ -56,10 +54,10 @@ def parse_header(header: str) -> tuple[str, int | None]:
     """Id and taxon of a header line without its `>`; the id is empty where there is none."""
     first, _, rest = header.strip().partition(" ") if "\t" not in header else header.strip().partition("\t")
     first, _, more = first.partition(" ")
+    words = f"{more} {rest}".split()
     taxon = _TAXON.search(header)
     if taxon is not None:
         return normalise_id(first), int(taxon[1])
-    words = f"{more} {rest}".split()
     if len(words) == 1 and words[0].isascii() and words[0].isdigit():
         return normalise_id(first), int(words[0])
     return normalise_id(first), None
@@ -96,61 +94,6 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
         DataError: no protein in the file, text before the first header, a header without a usable id, an
             empty sequence, an illegal character, a damaged gzip stream; with the line number.
     """
-    for done, record in enumerate(_quick_records(path)):
-        if record is None:
-            yield from itertools.islice(_careful_records(path), done, None)
-            return
-        yield record
-
-
-def _quick_records(path: Path) -> Iterator[FastaRecord | None]:
-    """The records of a usual file, whole blocks of lines at a time; None, and the end, at the first unusual thing.
-
-    What is unusual need not be wrong; `_careful_records` says.
-    """
-    line = 1
-    try:
-        for block in _record_blocks(path):
-            for text in block.split(b"\n>"):
-                header, _, body = text.partition(b"\n")
-                sequence = body.translate(None, _SPACE).upper().removesuffix(b"*")
-                # True for one or more of exactly the letters A to Z.
-                if not sequence.isalpha():
-                    yield None
-                    return
-                protein, taxon = parse_header(header.decode("utf-8"))
-                if not _ID.fullmatch(protein):
-                    yield None
-                    return
-                yield FastaRecord(protein, taxon, sequence.decode("ascii"), line)
-                line += text.count(b"\n") + 1
-    except (EOFError, zlib.error, OSError, UnicodeDecodeError, _UnusualStart):
-        yield None
-
-
-class _UnusualStart(Exception):
-    """The file does not begin with a header."""
-
-
-def _record_blocks(path: Path) -> Iterator[bytes]:
-    """Whole records, about READ_BYTES at a time, without the first `>` and the last record's final newline."""
-    with path.open("rb") as probe:
-        zipped = probe.read(2) == GZIP_MAGIC
-    with gzip.open(path, "rb") if zipped else path.open("rb") as file:
-        if file.read(1) != b">":
-            raise _UnusualStart
-        pending = b""
-        while data := file.read(READ_BYTES):
-            pending += data
-            cut = pending.rfind(b"\n>")
-            if cut >= 0:
-                yield pending[:cut]
-                pending = pending[cut + 2 :]
-        yield pending
-
-
-def _careful_records(path: Path) -> Iterator[FastaRecord]:
-    """The same line by line, with the line of whatever is wrong."""
     header: bytes | None = None
     start = 0
     body: list[tuple[int, bytes]] = []

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared import fasta
 from shared.errors import DataError, MissingInput
 from shared.fasta import FastaRecord, normalise_id, parse_header, read_fasta, read_unique_fasta
 
@@ -138,39 +137,3 @@ def test_real_headers(gowhy_data: Path) -> None:
     assert (len(train), len(test)) == (240, 60)
     assert (train[0].id, train[0].taxon) == ("A0A059TC02", 4102)
     assert (test[0].id, test[0].taxon) == ("A0A0R4IUS5", 7955)
-
-
-@given(
-    text=st.lists(
-        st.sampled_from(
-            [">A1 OX=9\n", ">B2\n", ">\n", "MKV\n", "mk v*\n", "M-K\n", "\n", " \n", "\r\n", ">A1\n", "MKV", "\ufeff"]
-        ),
-        max_size=12,
-    ).map("".join),
-    size=st.integers(1, 9),
-)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_blocks_are_read_as_lines_are(tmp_path, monkeypatch, *, text, size) -> None:
-    monkeypatch.setattr(fasta, "READ_BYTES", size)
-    path = tmp_path / "proteins.fasta"
-    path.write_text(text, newline="")
-
-    def outcome(records) -> list[object]:
-        found: list[object] = []
-        try:
-            found.extend(records)  # keeps what came before an error
-        except DataError as error:
-            found.append(str(error))
-        return found
-
-    assert outcome(read_fasta(path)) == outcome(fasta._careful_records(path))
-
-
-def test_usual_files_are_read_in_blocks(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "proteins.fasta"
-    path.write_text(">sp|A1|A_X OX=9606\nMKV\nMKV\n>B2\nMKV\n")
-    monkeypatch.delattr(fasta, "_careful_records")
-    assert [(r.id, r.taxon, r.sequence, r.line) for r in read_fasta(path)] == [
-        ("A1", 9606, "MKVMKV", 1),
-        ("B2", None, "MKV", 4),
-    ]
