@@ -11,7 +11,7 @@ XAI := bash envs/half.sh xai
 SITES := out/cache/demo-1/truth_sites.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench bench-worker test-browser ui test-stores bench-store xai-bench up down logs compose-test images env-image postgres-image env-train env-xai env-dev locks-check test-docker bench-scale clean
+.PHONY: help setup train_and_xai train explain test smoke test-real test-slow chaos quality lint format schema golden relock validate serve bench bench-worker test-browser ui test-stores bench-store xai-bench up down logs compose-test images env-image postgres-image env-train env-xai env-dev locks-check bench-scale clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -103,8 +103,14 @@ schema: setup ## write schema/*.json from the models
 golden: setup ## rewrite the golden files; review the difference
 	@GOWHY_WRITE_GOLDEN=1 $(PYTHON) -m pytest tests/e2e/test_smoke.py -k golden $(ARGS)
 
-env-train env-xai env-dev: ## create or update one environment; prints the lock's sha256 and the packages' digest
-	@bash envs/setup.sh $(@:env-%=%)
+env-train: ## create or update train's environment; prints the lock's sha256 and the packages' digest
+	@bash envs/setup.sh train
+
+env-xai: ## the same for the worker
+	@bash envs/setup.sh xai
+
+env-dev: ## the same for both services with the tests; what `make setup` does
+	@bash envs/setup.sh dev
 
 relock: setup ## solve the locks again: envs/pip/*.txt (needs uv), conda (needs conda-lock and its channel)
 	@PATH=$(CURDIR)/.venv/bin:$$PATH bash envs/relock.sh
@@ -132,7 +138,7 @@ down: ## stop the containers; ARGS=-v deletes the queue too, never ./out
 logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow $(ARGS)
 
-compose-test test-docker: setup ## build the images, run the pair end to end, break it in every documented way, tear down
+compose-test: setup ## build the images, run the pair end to end, break it in every documented way, tear down
 	@$(PYTHON) -m pytest -m docker $(ARGS)
 
 clean: ## remove what tools left behind; never out/
