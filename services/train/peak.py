@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def reset_peak() -> None:
-    """Forget the peak so far, where the system lets a process do so."""
-    with contextlib.suppress(OSError):
+def reset_peak() -> bool:
+    """Forget the peak so far; False where the system does not let a process do so."""
+    try:
         RESET.write_text("5")  # proc(5): resets the peak resident set size
+    except OSError:
+        return False
+    return True
 
 
 def peak_bytes() -> int | None:
