@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator
@@ -73,3 +74,18 @@ def database_url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> I
     name = f"q{uuid.uuid4().hex}"
     yield server.create(name, template)
     server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """One headless browser for all tests: a process can hold one Playwright only. WebGL is computed by the processor."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    names = ("chromium", "chromium-browser", "google-chrome")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=next(filter(None, map(shutil.which, names)), None), args=flags
+        )
+        yield started
+        started.close()

@@ -22,7 +22,6 @@ from tests.fakes.explanations import KINASE, everything, explained
 from tests.fakes.structures import pdb
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 FOLDED = "S69441"  # the one with a structure: software WebGL is slow
 HOSTILE = "P9<img src=x onerror=alert(1)>"
 
@@ -90,20 +89,10 @@ def pictures() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
-        yield started
-        started.close()
-
-
 @pytest.fixture
-def tab(browser, job) -> Iterator[Tab]:  # type: ignore[no-untyped-def]
+def tab(chromium, job) -> Iterator[Tab]:  # type: ignore[no-untyped-def]
     """A fresh page, 1280 x 900. At the end: nothing outside the job was asked for, and no script failed."""
-    context = browser.new_context(
+    context = chromium.new_context(
         viewport={"width": 1280, "height": 900}, accept_downloads=True, reduced_motion="reduce"
     )
     found = Tab(context.new_page())

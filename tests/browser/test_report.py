@@ -199,8 +199,8 @@ def test_the_index_sorts_and_searches(tab: Any, job: Path, pictures: Path) -> No
     assert page.locator("h1").inner_text().startswith("P69441")
 
 
-def test_a_page_without_scripts_still_says_everything(browser: Any, job: Path) -> None:
-    context = browser.new_context(java_script_enabled=False)
+def test_a_page_without_scripts_still_says_everything(chromium: Any, job: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((job / "reports/P69441.html").as_uri())
     said = page.locator("main").inner_text()
