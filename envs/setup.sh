@@ -35,12 +35,18 @@ if [ -n "$conda" ]; then
   lock=envs/$lock_name.lock.yml
   prefix=.conda/gowhy-$name
   if [ "$(recorded "$prefix")" != "$lock_name $(sha256 "$lock") $name $(sha256 "$requirements")" ]; then
-    # micromamba reads a conda-lock file only under a name that ends in -lock.yml.
-    mkdir -p .conda && cp "$lock" ".conda/$name-lock.yml"
-    "$conda" create -y -p "$prefix" -f ".conda/$name-lock.yml"
+    mkdir -p .conda && rm -rf "$prefix"  # an interrupted try is not a conda prefix that the tools accept
+    if [ "$conda" = micromamba ]; then
+      # It reads a conda-lock file only under a name that ends in -lock.yml.
+      cp "$lock" ".conda/$name-lock.yml"
+      "$conda" create -y -p "$prefix" -f ".conda/$name-lock.yml"
+    else
+      "$python" envs/explicit.py "$lock" > ".conda/$name-explicit.txt"
+      "$conda" create -y -p "$prefix" --file ".conda/$name-explicit.txt"
+    fi
     # What the lock has no record of comes from the hashed files.
-    "$prefix/bin/python" envs/missing.py "$lock" "$requirements" > .conda/extra.txt
-    "$prefix/bin/python" -m pip install --quiet --no-deps --require-hashes -r .conda/extra.txt
+    "$prefix/bin/python" envs/missing.py "$lock" "$requirements" > ".conda/$name-extra.txt"
+    "$prefix/bin/python" -m pip install --quiet --no-deps --require-hashes -r ".conda/$name-extra.txt"
     "$prefix/bin/python" -m shared.env record "$lock_name" --kind conda --extra "$name" --prefix "$prefix"
   fi
   [ "$name" != dev ] || { [ -e .venv ] && [ ! -L .venv ]; } || ln -sfn "$prefix" .venv
