@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class TestBrowser:
         made.start()
         yield made
         made.stopping.set()
+        if made.by_hand is not None:
+            made.by_hand.release(made.proteins)  # of a test that failed in between
         made.join()
 
     @pytest.fixture
@@ -70,7 +73,10 @@ class TestBrowser:
         page.get_by_role("button", name="Connect").click()
         page.locator("#notice", has_text="Connected").wait_for()
 
-    def test_from_the_token_to_the_report(self, page, keys: Keys, queue: MemoryQueue) -> None:  # type: ignore[no-untyped-def]
+    def test_from_the_token_to_the_report(  # type: ignore[no-untyped-def]
+        self, page, keys: Keys, queue: MemoryQueue, worker: Worker
+    ) -> None:
+        worker.by_hand = threading.Semaphore(0)
         page.locator("#notice", has_text="needs a valid token").wait_for()
         self.picture(page, "before")
         self.complaints.clear()  # the browser reports the 401 itself
@@ -82,6 +88,7 @@ class TestBrowser:
         page.get_by_role("button", name="Submit").click()
         page.locator("tr progress").wait_for()
         self.picture(page, "running")
+        worker.by_hand.release(worker.proteins)
         page.locator(".state.succeeded").wait_for()
         job = next(iter(queue.jobs.values()))
         assert job.request["proteins"] == ["T1", "T2", "P1"]
@@ -96,10 +103,12 @@ class TestBrowser:
         assert self.outside == []
 
     def test_progress_is_live(self, page, keys: Keys, worker: Worker) -> None:  # type: ignore[no-untyped-def]
+        worker.by_hand = threading.Semaphore(0)
         self.connect(page, keys)
         page.get_by_role("button", name="Submit").click()
         for done in range(3):
             page.get_by_text(f"{done} of 3 T{done + 1} cnn occlusion").wait_for()
+            worker.by_hand.release()
         page.locator(".state.succeeded").wait_for()
 
     def test_cancel_and_retry(self, page, keys: Keys, worker: Worker, queue: MemoryQueue) -> None:  # type: ignore[no-untyped-def]
