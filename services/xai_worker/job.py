@@ -13,11 +13,12 @@ from services.xai_worker.documents import Checked, Scan, Writer
 from services.xai_worker.evidence import EVIDENCE, Context
 from services.xai_worker.explainers import EXPLAINERS, Attribution, Explainer, Path
 from services.xai_worker.explainers.expected_gradients import ExpectedGradients
-from services.xai_worker.explainers.integrated_gradients import BATCH_UNITS, IntegratedGradients, Quadrature
+from services.xai_worker.explainers.integrated_gradients import IntegratedGradients
 from services.xai_worker.explainers.mutations import BATCH_RESIDUES as SCAN_RESIDUES
 from services.xai_worker.explainers.mutations import ExactMutations, VirtualMutations
 from services.xai_worker.explainers.occlusion import BATCH_RESIDUES, Occlusion
 from services.xai_worker.explainers.pooled_exact import PooledExact
+from services.xai_worker.explainers.quadrature import BATCH_UNITS, Quadrature
 from services.xai_worker.explainers.stacker_parts import StackerParts
 from services.xai_worker.gates.gatekeeper import Gatekeeper, Measured, with_specificity
 from services.xai_worker.localisation import Sites

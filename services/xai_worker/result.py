@@ -64,7 +64,7 @@ class CompletenessGate(Document):
 
     explained: Rounded = Field(description="F(x) - F(x')")
     attributed: Rounded = Field(description="sum of the parts")
-    error: Rounded = Field(description="|attributed - explained| / max(|explained|, 0.001)")
+    error: Rounded = Field(description="|attributed - explained| / max(|explained|, 0.05)")
     tolerance: Rounded
     steps: int
     converged: bool

@@ -16,7 +16,7 @@ import torch
 from captum.attr import IntegratedGradients as Captum
 
 from services.xai_worker.bench.base import SEED, Check, Figure, Material, Row, Section
-from services.xai_worker.explainers.integrated_gradients import Quadrature, mean_gradients
+from services.xai_worker.explainers.quadrature import Quadrature, mean_gradients
 from shared.config.embed import EncoderConfig
 from shared.nn.encoders import load_encoder
 from shared.nn.encoders.base import STANDARD_RESIDUES

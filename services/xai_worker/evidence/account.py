@@ -15,7 +15,7 @@ from torch import Tensor
 
 from services.xai_worker.evidence.base import Context
 from services.xai_worker.explainers.base import Attribution, FloatArray
-from services.xai_worker.explainers.integrated_gradients import Quadrature, measured
+from services.xai_worker.explainers.quadrature import Quadrature, measured
 from services.xai_worker.gates.completeness import completeness_gate
 from services.xai_worker.result import AccountExplanation, AccountPart, AnyExplanation, Word, residue_values
 from services.xai_worker.whole import GOA, RESIDUES, WORDS, WholePath

@@ -75,7 +75,7 @@ class StatePath(ResiduePath, Protocol):
 class Completeness:
     """How exactly the parts sum to the whole.
 
-    `error` is |attributed - explained| / max(|explained|, 1e-3), with `explained` = F(x) - F(x').
+    `error` is |attributed - explained| / max(|explained|, 0.05), with `explained` = F(x) - F(x').
     """
 
     explained: float

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from services.xai_worker.explainers.base import Advance, Attribution, Path, ResiduePath, Subject, residue_path
-from services.xai_worker.explainers.integrated_gradients import mean_gradients, measured
+from services.xai_worker.explainers.quadrature import mean_gradients, measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from services.xai_worker.explainers.base import (
     Subject,
     residue_path,
 )
-from services.xai_worker.explainers.integrated_gradients import Quadrature
+from services.xai_worker.explainers.quadrature import Quadrature
 
 SUBSTITUTIONS = "ACDEFGHIKLMNPQRSTVWY"
 VIRTUAL_NOTE = "First-order estimate from gradients; the exact scan computes the substitutions."

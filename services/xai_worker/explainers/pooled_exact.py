@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 
 from services.xai_worker.explainers.base import Advance, Attribution, Path, StatePath, Subject
-from services.xai_worker.explainers.integrated_gradients import Quadrature, measured
+from services.xai_worker.explainers.quadrature import Quadrature, measured
 
 NOTE = "Position contribution (contextualised): what the encoder says at this position, not evidence for a site."
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from services.xai_worker.explainers.base import Advance, Attribution, BoolArray, FloatArray, Path, ResiduePath, Subject
-from services.xai_worker.explainers.integrated_gradients import Quadrature
+from services.xai_worker.explainers.quadrature import Quadrature
 
 Relation = Literal["self", "ancestors", "descendants", "other"]
 RELATIONS: tuple[Relation, ...] = ("self", "ancestors", "descendants", "other")

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.xai_worker.explainers import Attribution, Explainer
-from services.xai_worker.explainers.integrated_gradients import IntegratedGradients, Quadrature, mean_gradients
+from services.xai_worker.explainers.integrated_gradients import IntegratedGradients
+from services.xai_worker.explainers.quadrature import PIECE_STEPS, Quadrature, mean_gradients
 from tests.contracts.explainer_contract import ExplainerContract
 from tests.fakes.encoder_paths import encoder_path
 from tests.fakes.paths import CubicPath, JaggedPath, LinearPath, ReluPath, linear_path
@@ -121,3 +122,41 @@ def test_a_coarse_grid_is_taken_only_where_it_is_ten_times_better() -> None:
             assert item.completeness is not None
             if item.completeness.steps == 8:
                 assert item.completeness.error <= 0.001
+
+
+class KinkedPath(LinearPath):
+    """F(e) = relu(1000 (linear - a) ) - relu(1000 (linear - a) - 1): flat, a steep ramp somewhere on the line, flat."""
+
+    model = "kinked"
+    at = 0.3711
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        low, high = (super(KinkedPath, self).logits(x) for x in (self.baseline(), self.inputs()))
+        walked = 1000 * ((super().logits(inputs) - low) / (high - low) - self.at)
+        return torch.relu(walked) - torch.relu(walked - 1)
+
+
+def test_a_ramp_between_the_nodes_is_found_by_halving_the_line() -> None:
+    """The ramp is a thousandth of the line: 256 Gauss-Legendre nodes pass it in one or no step."""
+    path = linear_path(length=9, kind=KinkedPath)
+    nodes = mean_gradients(
+        lambda points: path.logits(points[0]), (path.inputs(),), (path.baseline(),), range(2), steps=256, batch=64
+    )
+    moved = (path.inputs() - path.baseline())[0]
+    assert all(abs(float((mean * moved).sum()) - 1.0) > 0.01 for (mean,) in nodes), "the plain rule finds it, too"
+    parts = torch.einsum("ld,tld->tl", moved, path.weights)
+    for item, part in zip(attribute(path), parts, strict=True):
+        assert item.completeness is not None
+        assert item.completeness.converged
+        assert item.completeness.steps <= 256
+        assert item.completeness.steps % PIECE_STEPS == 0
+        # The ramp follows the linear function, so its parts are that function's, scaled.
+        np.testing.assert_allclose(
+            item.values, (part / part.sum()).numpy(), atol=0.01 * float(part.abs().max() / part.sum().abs())
+        )
+
+
+def test_halving_is_the_same_every_time() -> None:
+    path = linear_path(length=9, kind=KinkedPath)
+    first, second = attribute(path), attribute(path)
+    assert all((a.values == b.values).all() for a, b in zip(first, second, strict=True))
