@@ -21,13 +21,14 @@ setup: ## create or update the environment (.venv, or conda where it is present)
 
 train_and_xai: setup ## the demo chain: nine stages, manifest, explanations, report
 	@$(TRAIN) -m services.train run --config $(CONFIG) $(ARGS)
-	@if [ "$(MODE)" = parallel ]; then $(XAI) -m services.xai_worker submit out/latest/manifest.json --serve; \
+	@if [ "$(MODE)" = parallel ]; then $(XAI) -m services.xai_worker submit out/latest/manifest.json --serve && \
+	  $(XAI) -m services.xai_worker index --from-manifest out/latest/manifest.json >/dev/null; \
 	  else $(XAI) -m services.xai_worker explain --from-manifest out/latest/manifest.json; fi
 	@$(TRAIN) -m shared.manifest validate out/latest/manifest.json
 	@if [ -f $(SITES) ] && [ "$(CONFIG)" = configs/demo.yaml ]; then \
 	  $(XAI) -m services.xai_worker explain --quiet --from-manifest out/latest/manifest.json --sites $(SITES) --model cnn --limit 40 \
 	    --tier fast --method occlusion --method integrated_gradients; fi
-	@echo "manifest: out/latest/manifest.json"; for page in out/latest/xai/*/index.html; do echo "report: $$page"; done
+	@echo "manifest: out/latest/manifest.json"; for page in out/latest/xai/index.html out/latest/xai/*/index.html; do echo "report: $$page"; done
 
 train: setup ## the nine stages; CONFIG=configs/medium.yaml, ARGS="--set a.b=c"
 	@$(PYTHON) -m services.train run --config $(CONFIG) $(ARGS)

@@ -26,6 +26,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m services.xai_worker", description="Explain why GO terms were predicted.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     _add_explain(verbs)
+    _add_index(verbs)
     _add_serve(verbs)
     _add_submit(verbs)
     _add_token(verbs)
@@ -127,6 +128,28 @@ def _add_explain(verbs: Any) -> None:
     verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
     verb.add_argument("--quiet", action="store_true", help="no progress, only errors")
     verb.set_defaults(command=explain)
+
+
+def _add_index(verbs: Any) -> None:
+    verb = verbs.add_parser("index", help="one page over all explanations of a run; `explain` writes it, too")
+    verb.add_argument(
+        "--from-manifest", type=Path, required=True, metavar="MANIFEST", help="out/<run_id>/manifest.json"
+    )
+    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    verb.set_defaults(command=index)
+
+
+def index(arguments: argparse.Namespace) -> int:
+    """`index`: write out/<run_id>/xai/index.html."""
+    from services.xai_worker.explain import XAI  # noqa: PLC0415 - see the module's docstring
+    from services.xai_worker.run_index import write_run_index  # noqa: PLC0415
+
+    page, jobs, explanations = write_run_index(arguments.from_manifest.parent / XAI)
+    if arguments.json:
+        print(json.dumps({"explanations": explanations, "jobs": jobs, "page": str(page)}))
+    else:
+        print(page)
+    return 0
 
 
 def _add_serve(verbs: Any) -> None:
@@ -263,6 +286,7 @@ def explain(arguments: argparse.Namespace) -> int:
         print(f"warning: {message}", file=sys.stderr)
     from services.xai_worker.explain import Machine, Options, explain_manifest  # noqa: PLC0415 - see the docstring
     from services.xai_worker.request import request_of  # noqa: PLC0415
+    from services.xai_worker.run_index import write_run_index  # noqa: PLC0415
     from services.xai_worker.wanted import read_wanted_proteins, read_wanted_terms  # noqa: PLC0415
 
     proteins = None if arguments.proteins is None else read_wanted_proteins(arguments.proteins)
@@ -294,6 +318,7 @@ def explain(arguments: argparse.Namespace) -> int:
         jobs=arguments.jobs,
     )
     outcome = explain_manifest(arguments.from_manifest, request, machine, sites=arguments.sites, options=options)
+    write_run_index(outcome.folder.parent)
     if arguments.json:
         print(json.dumps({"folder": str(outcome.folder), "reused": outcome.reused, **outcome.result}, sort_keys=True))
     else:

@@ -339,11 +339,10 @@ def _result(job: Job, provenance: Provenance, counted: Mapping[str, int], said: 
 
 
 def _counts(rows: Sequence[IndexRow]) -> dict[str, int]:
-    gates = [row.explanation.gates.completeness for row in rows]
     return {
         "explanations": len(rows),
-        "proteins": len({row.explanation.protein for row in rows}),
-        "not_converged": sum(gate is not None and not gate.converged for gate in gates),
+        "proteins": len({row.protein for row in rows}),
+        "not_converged": sum(row.converged is False for row in rows),
     }
 
 

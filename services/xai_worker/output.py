@@ -14,7 +14,7 @@ from services.xai_worker.exports.table import ATTRIBUTION_COLUMNS, MUTATION_COLU
 from services.xai_worker.naming import safe_name
 from services.xai_worker.parts import Made
 from services.xai_worker.provenance import Provenance
-from services.xai_worker.report import IndexRow, render_index, render_report
+from services.xai_worker.report import IndexRow, index_row, render_index, render_report
 from services.xai_worker.result import ResidueExplanation, json_line
 from services.xai_worker.structure import Structure
 
@@ -60,7 +60,7 @@ class JobFiles:
             self._lines.write(json_line(explanation))
             if isinstance(explanation, ResidueExplanation):
                 self._table.write_table(table_of(explanation))
-            self.rows.append(IndexRow(explanation, page))
+            self.rows.append(index_row(explanation, page, self.provenance.job_id))
         for mutations in made.mutations:
             self._mutation_writer().write_table(mutation_table(mutations))
         structure = self.structures.get(protein)

@@ -10,7 +10,7 @@ from services.xai_worker.methods import METHODS, TierName
 from shared.digests import digest_of
 from shared.errors import UsageError
 
-REQUEST_VERSION = 2  # part of every job id: bump it when the same request would give another result
+REQUEST_VERSION = 3  # part of every job id: bump it when the same request would give another result
 
 DEFAULT_PROTEINS = 5
 DEFAULT_TERMS = 3

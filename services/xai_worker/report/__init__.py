@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from services.xai_worker.report.html import IndexRow, render_index, render_report, report_name
+from services.xai_worker.report.html import IndexRow, index_row, render_index, render_report, report_name
 
-__all__ = ["IndexRow", "render_index", "render_report", "report_name"]
+__all__ = ["IndexRow", "index_row", "render_index", "render_report", "report_name"]

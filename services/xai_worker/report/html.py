@@ -32,32 +32,63 @@ _LIBRARY_STYLES = "; style-src-attr 'unsafe-inline'"
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """One explanation in the index."""
+    """What the index says of one explanation.
 
-    explanation: AnyExplanation
-    report: str  # relative path of the protein's page
+    Attributes:
+        report: path of the protein's page, relative to the index.
+        rests_on: the strongest residues or parts, as text.
+        gates: names by verdict.
+        converged: None where nothing had to sum up.
+    """
 
-    @property
-    def rests_on(self) -> str:
-        """The strongest residues or parts, as text."""
-        item = self.explanation
-        if isinstance(item, ResidueExplanation):
-            return residues_text(item)
-        if isinstance(item, ChannelExplanation):
-            totals: dict[str, float] = {}
-            for part in item.parts:
-                totals[part.channel] = totals.get(part.channel, 0.0) + part.value
-            best = sorted(totals.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:3]
-            return ", ".join(f"{source_name(channel)} {signed(value, 2)}" for channel, value in best)
-        return section.headline(item)
+    protein: str
+    term: str
+    term_name: str
+    aspect: str
+    model: str
+    method: str
+    probability: float | None
+    logit: float
+    rests_on: str
+    gates: Mapping[str, Sequence[str]]
+    converged: bool | None
+    report: str
+    job: str
 
-    @property
-    def gates(self) -> dict[str, list[str]]:
-        """Names of the gates by verdict."""
-        found: dict[str, list[str]] = {"pass": [], "fail": [], "unknown": []}
-        for gate in gates_of(self.explanation):
-            found[gate.status].append(gate.name)
-        return found
+
+def index_row(explanation: AnyExplanation, report: str, job: str) -> IndexRow:
+    """A row without the explanation itself, of which a job may have many."""
+    found: dict[str, list[str]] = {"pass": [], "fail": [], "unknown": []}
+    for gate in gates_of(explanation):
+        found[gate.status].append(gate.name)
+    completeness = explanation.gates.completeness
+    return IndexRow(
+        protein=explanation.protein,
+        term=explanation.term,
+        term_name=explanation.term_name,
+        aspect=explanation.aspect,
+        model=explanation.model,
+        method=explanation.method,
+        probability=explanation.score.probability,
+        logit=explanation.score.logit,
+        rests_on=_rests_on(explanation),
+        gates=found,
+        converged=None if completeness is None else completeness.converged,
+        report=report,
+        job=job,
+    )
+
+
+def _rests_on(item: AnyExplanation) -> str:
+    if isinstance(item, ResidueExplanation):
+        return residues_text(item)
+    if isinstance(item, ChannelExplanation):
+        totals: dict[str, float] = {}
+        for part in item.parts:
+            totals[part.channel] = totals.get(part.channel, 0.0) + part.value
+        best = sorted(totals.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:3]
+        return ", ".join(f"{source_name(channel)} {signed(value, 2)}" for channel, value in best)
+    return section.headline(item)
 
 
 def report_name(protein: str) -> str:
@@ -97,10 +128,16 @@ def render_report(
     )
 
 
-def render_index(rows: Sequence[IndexRow], provenance: Provenance, localisation: Mapping[str, Any] | None) -> str:
-    """The table of all explanations of a job, to sort and to search."""
-    frame = _frame(provenance, [])
-    return _environment().get_template("index.html").render(rows=rows, localisation=localisation, **frame)
+def render_index(
+    rows: Sequence[IndexRow],
+    provenance: Provenance,
+    localisation: Mapping[str, Any] | None = None,
+    *,
+    jobs: Mapping[str, str] | None = None,
+) -> str:
+    """The table of all explanations of a job, to sort and to search; with `jobs` (name -> its index), of several jobs of a run."""
+    values = {"rows": rows, "localisation": localisation, "jobs": jobs, **_frame(provenance, [])}
+    return _environment().get_template("index.html").render(**values)
 
 
 def _inline_json(value: Any) -> Markup:

@@ -17,7 +17,7 @@ from services.xai_worker.colours import of_value
 from services.xai_worker.exports import Explained
 from services.xai_worker.naming import safe_name
 from services.xai_worker.provenance import Provenance
-from services.xai_worker.report import IndexRow, render_index, render_report, report_name
+from services.xai_worker.report import index_row, render_index, render_report, report_name
 from services.xai_worker.report.drawings import bars_of, waterfall_of
 from services.xai_worker.report.gates import gates_of
 from services.xai_worker.report.graph import drawing_of
@@ -117,7 +117,7 @@ RANKING = {
 
 def index(weights: str = "random-init(0)") -> str:
     rows = [
-        IndexRow(item, f"reports/{report_name(item.protein)}")
+        index_row(item, f"reports/{report_name(item.protein)}", "local-0")
         for item in (residues(SEQUENCE, VALUES, protein=HOSTILE), channels())
     ]
     return render_index(rows, provenance(weights), {"rankings": [RANKING]})
