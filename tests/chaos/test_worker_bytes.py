@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pipeline_runs import run, train_command
+from pipeline_runs import run
 
 from services.xai_worker.folder import read_complete
 from services.xai_worker.queue.base import JobState, Submission
@@ -34,19 +34,8 @@ explain_manifest(Path(sys.argv[1]), ExplainRequest(limit=1), machine, job_id=sys
 """
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished smoke run; GOWHY_CHAOS_RUN names the out folder of one that is there already."""
-    folder = Path(tmp_path_factory.mktemp("bytes")) / "out"
-    if given := os.environ.get("GOWHY_CHAOS_RUN"):
-        shutil.copytree(given, folder, symlinks=True)
-    else:
-        made = run(train_command(folder, "--quiet"))
-        assert made.returncode == 0, made.stderr[-3000:]
-    return folder
-
-
-def test_a_killed_and_repeated_job_gives_the_same_bytes(out: Path, tmp_path: Path) -> None:
+def test_a_killed_and_repeated_job_gives_the_same_bytes(smoke_out: Path, tmp_path: Path) -> None:
+    out = smoke_out
     run_id = (out / "latest").resolve().name
     settings = WorkerSettings(
         out=out, database_url=f"sqlite:///{tmp_path / 'q.sqlite3'}", poll_s=0.1, backoff_base_s=0.1, max_attempts=10,
