@@ -139,8 +139,8 @@ down: ## stop the containers; ARGS=-v deletes the queue too, never ./out
 logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow $(ARGS)
 
-compose-test: setup ## build the images, run the pair end to end, break it in every documented way, tear down
-	@$(PYTHON) -m pytest -m docker $(ARGS)
+compose-test: setup ## build the images, run the pair end to end, break it in every documented way, tear down; KILLS=8: kill it, too
+	@GOWHY_COMPOSE_KILLS=$(or $(KILLS),0) $(PYTHON) -m pytest -m docker $(ARGS)
 
 clean: ## remove what tools left behind; never out/
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

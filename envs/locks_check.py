@@ -23,6 +23,7 @@ INPUTS = {
     "pip/xai.txt": ("pip/xai.in",),
     "pip/dev.txt": ("pip/dev.in", "pip/train.in", "pip/xai.in"),
 }
+COMPOSE = {"TRAIN_LOCK_SHA256": "train.lock.yml", "XAI_LOCK_SHA256": "xai.lock.yml"}  # defaults in compose.yaml
 BY_VERSION = {"torch"}  # installed by version: its wheels differ between machines, so it is in no hashed file
 VIRTUAL = "__"  # properties of the machine, such as __glibc
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -54,7 +55,7 @@ def problems(envs: Path = ENVS) -> list[str]:
                 found.append(f"{lock} {what}; run make relock")
         if "missing" not in files.values():
             found += conda_problems(envs, lock) if lock.endswith(".yml") else pip_problems(envs, lock)
-    return found
+    return found + compose_problems(envs)
 
 
 def conda_problems(envs: Path, lock: str) -> list[str]:
@@ -73,6 +74,29 @@ def conda_problems(envs: Path, lock: str) -> list[str]:
         missing = [name for name in package["dependencies"] if name not in names and not name.startswith(VIRTUAL)]
         found += [f"{lock}: {package['name']} needs {name}, which is not locked" for name in missing]
     return found
+
+
+def compose_of(envs: Path) -> Path:
+    """compose.yaml beside the folder of locks."""
+    return envs.parent / "compose.yaml"
+
+
+def compose_problems(envs: Path) -> list[str]:
+    """A plain `docker compose build` hands over the hash that stands in compose.yaml."""
+    text = compose_of(envs).read_text("utf-8")
+    return [
+        f"compose.yaml: the default of {variable} is not the sha256 of {lock}; run make relock"
+        for variable, lock in COMPOSE.items()
+        if f"${{{variable}:-{digest(envs / lock)}}}" not in text
+    ]
+
+
+def write_compose(envs: Path) -> None:
+    """Bring the defaults up to date."""
+    text = compose_of(envs).read_text("utf-8")
+    for variable, lock in COMPOSE.items():
+        text = re.sub(rf"\$\{{{variable}:-[0-9a-f]*\}}", f"${{{variable}:-{digest(envs / lock)}}}", text)
+    compose_of(envs).write_text(text, "utf-8")
 
 
 def pip_problems(envs: Path, lock: str) -> list[str]:
@@ -94,6 +118,7 @@ def main(arguments: list[str]) -> int:
         recorded = json.loads((ENVS / RECORD).read_text("utf-8")) if (ENVS / RECORD).is_file() else {}
         recorded |= {lock: files for lock, files in present(ENVS).items() if lock.endswith(tuple(arguments[1:]))}
         (ENVS / RECORD).write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n", "utf-8")
+        write_compose(ENVS)
         return 0
     found = problems()
     for line in found:

@@ -32,11 +32,22 @@ def load(name: str):
 def copied(tmp_path):
     envs = tmp_path / "envs"
     shutil.copytree(ENVS, envs)
+    shutil.copy(REPOSITORY / "compose.yaml", tmp_path)
     return envs
 
 
 def test_the_locks_match_their_inputs() -> None:
     assert load("locks_check").problems(ENVS) == []
+
+
+def test_a_plain_compose_build_hands_over_the_present_locks_hash(copied) -> None:
+    check = load("locks_check")
+    lock = copied / "xai.lock.yml"
+    lock.write_text(lock.read_text() + "# solved again\n")
+    assert [said for said in check.compose_problems(copied) if "XAI_LOCK_SHA256" in said]
+    assert not [said for said in check.compose_problems(copied) if "TRAIN_LOCK_SHA256" in said]
+    check.write_compose(copied)
+    assert check.compose_problems(copied) == []
 
 
 @pytest.mark.parametrize(
