@@ -40,6 +40,7 @@ def running(stack: Stack) -> list[str]:
 
 def test_containers_killed_at_random_moments_finish_when_started_again(stack) -> None:
     generator = random.Random(SEED)
+    stack.environment["COMPOSE_OVERRIDES"] = "tests/docker/quick.yaml"
     killed: list[str] = []
     while len(killed) < KILLS:
         up = begin(stack)
