@@ -308,7 +308,7 @@ def linear_logits(member: Logreg, raw: Mapping[str, Tensor], unit: Collection[st
     rows = max(len(part) for part in parts)
     joined = torch.cat([part.expand(rows, -1) for part in parts], dim=1)
     logits: Tensor = joined @ torch.from_numpy(member.weights) + torch.from_numpy(member.bias)
-    return logits
+    return logits if member.chain is None else member.chain(logits)
 
 
 def _limited(logits: Tensor, *, as_stored: bool) -> Tensor:

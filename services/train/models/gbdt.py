@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from services.train.models.base import FitContext, TrainingData
+from services.train.models.base import FitContext, Targets, TrainingData
 from services.train.models.reference import make_reference
 from services.train.models.targets import learnable_terms
 from shared.config.level1 import GbdtConfig
@@ -24,7 +24,9 @@ class GbdtFitter:
     """Registry entry `gbdt`."""
 
     name: ClassVar[str] = "gbdt"
+    settings: ClassVar[str] = "gbdt"
     votes: ClassVar[bool] = False
+    targets: ClassVar[Targets] = "raw"
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Gbdt:
         """Fit on `rows`: every positive pair, every pair that a hit supports, and a sample of the others."""

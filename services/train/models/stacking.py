@@ -18,6 +18,7 @@ import torch
 from scipy import sparse
 from torch.nn import functional
 
+from services.train.models.targets import orphans, with_parent
 from services.train.models.training import EpochRecord, build, mean_loss, torch_threads, train
 from shared.config import StackerConfig
 from shared.config.training import TrainingConfig
@@ -133,11 +134,10 @@ def set_priors(network: AspectStacker, data: AspectData, rows: IntArray) -> None
     """Each term's frequency among `rows`, and among those that have one of its kept parents; as logits."""
     labels, terms = data.labels[rows], data.labels.shape[1]
     count = np.asarray(labels.sum(axis=0), np.float64).ravel()
-    edges = np.array(data.layout.edges[data.aspect], np.int64).reshape(-1, 2)
-    below = sparse.csr_array((np.ones(len(edges), np.float32), (edges[:, 1], edges[:, 0])), shape=(terms, terms))
-    with_parent = np.asarray(((labels @ below) > 0).sum(axis=0), np.float64).ravel()
-    with_parent[np.setdiff1d(np.arange(terms), edges[:, 0])] = len(rows)
-    priors = np.stack([logit((count + 0.5) / (len(rows) + 1)), logit((count + 0.5) / (with_parent + 1))])
+    edges = data.layout.edges[data.aspect]
+    having = np.asarray((with_parent(labels, edges) > 0).sum(axis=0), np.float64).ravel()
+    asked = np.where(orphans(edges, terms), len(rows), having)
+    priors = np.stack([logit((count + 0.5) / (len(rows) + 1)), logit((count + 0.5) / (asked + 1))])
     network.priors.copy_(torch.from_numpy(priors))
 
 
