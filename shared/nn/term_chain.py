@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from shared.models.base import LOGIT_LIMIT
 from shared.nn.term_graph import Edge, parents_first
 
-LEAST = 1e-12  # below it a probability has no logarithm in float32 that could be followed
-
 
 class TermChain(nn.Module):
-    """P(term) = P(term | any parent) x P(any parent), where P(any parent) = 1 - product of (1 - P(parent)).
+    """P(term) = P(term | any parent) x P(its most probable parent).
 
-    A model fitted to conditional targets has learnt the first factor; parents are taken as independent in the
-    second, as ProtBoost (CAFA5, 2nd place) does. A term without parents keeps its probability, and no term
-    becomes more likely than that any of its parents is true.
+    A model fitted to conditional targets has learnt the first factor. The second stands for P(any parent), of
+    which it is the lower bound. ProtBoost (CAFA5, 2nd place) takes 1 - product of (1 - P(parent)), as if parents
+    were independent; they are not, they share their ancestors, and over many levels the excess grows
+    (docs/results.md has both). So no term becomes more likely than all its parents, and one without parents keeps
+    its probability.
 
     Args:
         edges: (child, parent) positions among the terms.
@@ -59,16 +60,17 @@ class TermChain(nn.Module):
         """Conditional logits [B, term] -> unconditional ones; differentiable."""
         if not self.sizes:
             return logits
-        share = torch.sigmoid(logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT))[:, self.order]
-        levels = list(torch.split(share, self.sizes, dim=1))
-        doubts = [-torch.log1p(-levels[0])]  # of a term: -ln(1 - P)
+        own = functional.logsigmoid(logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT))[:, self.order]
+        levels = list(torch.split(own, self.sizes, dim=1))  # ln P
         for number in range(1, len(levels)):
             receiver, sender = self.get_buffer(f"receiver{number}"), self.get_buffer(f"sender{number}")
-            together = torch.zeros_like(levels[number]).index_add(1, receiver, torch.cat(doubts, dim=1)[:, sender])
-            levels[number] = levels[number] * -torch.expm1(-together)
-            doubts.append(-torch.log1p(-levels[number]))
+            sent = torch.cat(levels[:number], dim=1)[:, sender]
+            best = torch.empty_like(levels[number]).scatter_reduce(
+                1, receiver.expand_as(sent), sent, "amax", include_self=False
+            )
+            levels[number] = levels[number] + best
         found = torch.cat(levels, dim=1)[:, self.place]
-        return torch.log(found.clamp_min(LEAST)) - torch.log1p(-found)
+        return found - torch.log(-torch.expm1(found))
 
 
 def edges_record(chain: TermChain | None) -> dict[str, Any]:
