@@ -87,7 +87,7 @@ class FakeBundle:
             {aspect: BetaCalibration(1.2, 0.9, 0.1) for aspect in ASPECTS}, dict.fromkeys(ASPECTS)
         )
     )
-    metadata: dict[str, Any] = field(default_factory=lambda: {"knn_lambda": 0.5})
+    metadata: dict[str, Any] = field(default_factory=lambda: {"knn_lambda": 0.5, "submission": {}})
     references: tuple[list[str], list[str]] = ([], [])
     knn: Knn | None = None
 
