@@ -30,6 +30,7 @@ from shared.ontology import ASPECTS
 
 BLEND_ITERATIONS = 60
 STANDARDISING_PROTEINS = 256
+CROSS_PROTEINS = 8000  # that fit what the other aspects add
 SCALE_PRIOR = 10.0  # times `base_prior`: a term's slope is trusted less than its bias
 Tensors = dict[str, torch.Tensor]
 
@@ -48,6 +49,7 @@ class AspectData:
     folds: IntArray  # [protein], -1 for validation
     clusters: IntArray
     missing: Mapping[int, FloatArray]  # fold -> [term], 1 where its level-1 models never fitted the term
+    cross: FloatArray | None = None  # [protein, component], 0 for validation
 
     def inputs(self, rows: IntArray) -> torch.Tensor:
         """Channels [len(rows), term, channel]; every row must be in a fold."""
@@ -57,6 +59,7 @@ class AspectData:
                 np.stack([self.missing[int(fold)] for fold in self.folds[rows]]),
                 {kind: matrix[rows] for kind, matrix in self.goa.items()},
                 self.columns,
+                None if self.cross is None else self.cross[rows],
             )
         )
 
@@ -118,6 +121,7 @@ def fit_aspect(data: AspectData, context: StackingContext) -> tuple[AspectStacke
         sample = np.sort(draw.permutation(split.train)[: config.base_proteins])
         set_priors(network, data, split.train)
         fit_blend(network, data.inputs(sample), data.targets(sample), config.base_prior)
+        fit_cross_blend(network, data, np.sort(draw.permutation(split.train)[:CROSS_PROTEINS]), config.cross_prior)
         standardise(network, data.inputs(sample[:STANDARDISING_PROTEINS]))
     losses, kept = train_network(network, data, split, context, seed)
     record |= {"loss_inner": losses, "epochs_kept": kept, "loss_inner_level1": level1_losses(data, inner)}
@@ -170,6 +174,43 @@ def fit_blend(network: AspectStacker, channels: torch.Tensor, targets: torch.Ten
         network.term_bias.add_(common)
     for parameter in network.blend_parameters:
         parameter.requires_grad_(False)
+
+
+def fit_cross_blend(network: AspectStacker, data: AspectData, rows: IntArray, prior: float) -> None:
+    """Fit what the other aspects add to the kept blend, per term: most likely under a Gaussian around nothing.
+
+    Args:
+        network: with a blend; its `cross_blend` is set and frozen.
+        data: labels of `rows` are read.
+        rows: fitted to.
+        prior: inverse variance of a weight.
+    """
+    if network.cross_blend is None or data.cross is None:
+        return
+    device = network.blend.device
+    with torch.no_grad():
+        known = [network.base(data.inputs(rows[start:stop]).transpose(0, 1).to(device)) for start, stop in _spans(rows)]
+        offset = torch.cat(known, dim=1)  # [T, B]
+    wanted, cross = data.targets(rows).t().contiguous().to(device), torch.from_numpy(data.cross[rows]).t().to(device)
+    weights = network.cross_blend.requires_grad_(True)
+    shift = torch.zeros(len(offset), 1, device=device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights, shift], max_iter=BLEND_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = functional.binary_cross_entropy_with_logits(offset + weights @ cross + shift, wanted)
+        loss = loss + 0.5 * prior * (weights.square().sum() + shift.square().sum()) / wanted.numel()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        network.term_bias.add_(shift[:, 0])
+    weights.requires_grad_(False)
+
+
+def _spans(rows: IntArray) -> list[tuple[int, int]]:
+    return [(start, start + STANDARDISING_PROTEINS) for start in range(0, len(rows), STANDARDISING_PROTEINS)]
 
 
 def standardise(network: AspectStacker, channels: torch.Tensor) -> None:

@@ -29,4 +29,4 @@ def source_name(source: str) -> str:
         return NAMES.get(own, f"sequence ({own})")
     if kind == "votes":
         return NAMES.get(own, f"votes ({own})")
-    return {"goa": f"annotations ({own})", "level1": f"model {own}"}.get(kind, source)
+    return {"goa": f"annotations ({own})", "level1": f"model {own}", "cross": "other aspects' scores"}.get(kind, source)
