@@ -103,9 +103,8 @@ class AspectStacker(nn.Module):
 
     @property
     def blend_parameters(self) -> list[nn.Parameter]:
-        """The linear blend: fitted first, then kept."""
-        cross = [] if self.cross_blend is None else [self.cross_blend]
-        return [self.blend, self.blend_missing, self.term_scale, self.term_bias, *cross]
+        """The linear blend of the aspect's own scores: fitted first, then kept; `cross_blend` is fitted on top of it."""
+        return [self.blend, self.blend_missing, self.term_scale, self.term_bias]
 
     def base(self, channels: torch.Tensor) -> torch.Tensor:
         """The blend alone: channels [T, B, C] -> logits [T, B]."""

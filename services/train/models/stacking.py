@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
+from torch import nn
 from torch.nn import functional
 
 from services.train.models.targets import orphans, with_parent
@@ -187,6 +188,7 @@ def fit_cross_blend(network: AspectStacker, data: AspectData, rows: IntArray, pr
     """
     if network.cross_blend is None or data.cross is None:
         return
+    nn.init.zeros_(network.cross_blend)
     device = network.blend.device
     with torch.no_grad():
         known = [network.base(data.inputs(rows[start:stop]).transpose(0, 1).to(device)) for start, stop in _spans(rows)]
