@@ -67,6 +67,9 @@ class TaxonConfig(Section):
 class GbdtConfig(Section):
     """Boosted trees over (protein, term) pairs of homology, taxon and frequency."""
 
+    library: Literal["lightgbm", "py_boost"] = Field(
+        "lightgbm", description="what fits; py_boost needs the optional package py-boost and an Nvidia GPU"
+    )
     trees: int = Field(150, ge=1)
     leaves: int = Field(31, ge=2)
     learning_rate: float = Field(0.08, gt=0)
