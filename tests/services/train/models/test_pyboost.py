@@ -50,7 +50,7 @@ class GradientBoosting:
         for _ in range(self.ntrees):
             share = 1 / (1 + np.exp(-score))
             tree, added = self._grow(
-                X, (share - y[:, 0]) * sample_weight[:, 0], (share * (1 - share)) * sample_weight[:, 0]
+                x, (share - y[:, 0]) * sample_weight[:, 0], (share * (1 - share)) * sample_weight[:, 0]
             )
             self.models.append(tree)
             score = score + added
@@ -144,9 +144,9 @@ def test_lightgbm_reads_the_trees_and_scores_alike(trees: int, least: int) -> No
     booster = lightgbm.Booster(model_str=lightgbm_text(model, ["a", "b", "c", "d"]).decode())
     assert booster.num_trees() == trees
     assert booster.feature_name() == ["a", "b", "c", "d"]
-    for rows in (x, np.float32(x[:5]), X + 100, X - 100):
+    for rows in (x, np.float32(x[:5]), x + 100, x - 100):
         np.testing.assert_allclose(booster.predict(rows, raw_score=True), model.predict_raw(rows), rtol=1e-6, atol=1e-6)
-    on_border = X.copy()
+    on_border = x.copy()
     on_border[:, 0] = model.models[0].test_format[1]
     np.testing.assert_allclose(booster.predict(on_border, raw_score=True), model.predict_raw(on_border), atol=1e-6)
 
