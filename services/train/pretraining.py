@@ -178,7 +178,7 @@ def run_steps(
                     where="pretrain",
                     remedy="Lower pretrain.learning_rate, or set pretrain.training.clip_norm",
                 )
-            (loss / policy.accumulate).backward()
+            torch.autograd.backward(loss / policy.accumulate)
             total += value / policy.accumulate
         if policy.clip_norm > 0:
             nn.utils.clip_grad_norm_(training.model.parameters(), policy.clip_norm)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from shared.models.base import LOGIT_LIMIT
 from shared.models.feature_space import FeatureSpace
@@ -40,7 +39,7 @@ class Logreg:
         for place, block in row_blocks(rows):
             linear = self.space.matrix(features, block) @ self.weights + self.bias
             if self.chain is not None:
-                linear = self.chain(torch.from_numpy(linear)).numpy()
+                linear = self.chain.unconditional(linear)
             scores[place] = np.clip(linear, -LOGIT_LIMIT, LOGIT_LIMIT)
         return scores
 

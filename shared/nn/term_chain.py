@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from shared.models.base import LOGIT_LIMIT
+from shared.models.features import FloatArray
 from shared.nn.term_graph import Edge, parents_first
 
 
@@ -71,6 +72,12 @@ class TermChain(nn.Module):
             levels[number] = levels[number] + best
         found = torch.cat(levels, dim=1)[:, self.place]
         return found - torch.log(-torch.expm1(found))
+
+    def unconditional(self, logits: FloatArray) -> FloatArray:
+        """`forward` of an array [protein, term]."""
+        with torch.no_grad():
+            found: FloatArray = self(torch.from_numpy(logits)).numpy()
+        return found
 
 
 def edges_record(chain: TermChain | None) -> dict[str, Any]:
