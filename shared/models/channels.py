@@ -70,6 +70,11 @@ class Channels:
         )
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """As `names`, but the components of the other aspects, which mean nothing one by one, are all called `cross`."""
+        return (*self.names[: self.cross_part.start], *("cross",) * self.cross)
+
+    @property
     def goa_part(self) -> slice:
         """Where the GOA kinds are on the last axis."""
         return slice(len(self.models) + 1, len(self.models) + 1 + len(self.goa))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 NAMES = {
     "esm2": "sequence (ESM-2)", "t5": "sequence (ProtT5)", "cnn": "sequence (CNN)", "text": "text", "words": "text",
-    "taxon": "taxon", "goa": "annotations (GOA)", "homology": "homologues", "knn": "neighbours",
+    "taxon": "taxon", "goa": "annotations (GOA)", "homology": "homologues", "knn": "neighbours", "cross": "other aspects",
 }  # fmt: skip
 
 
@@ -29,4 +29,4 @@ def source_name(source: str) -> str:
         return NAMES.get(own, f"sequence ({own})")
     if kind == "votes":
         return NAMES.get(own, f"votes ({own})")
-    return {"goa": f"annotations ({own})", "level1": f"model {own}", "cross": "other aspects' scores"}.get(kind, source)
+    return {"goa": f"annotations ({own})", "level1": f"model {own}"}.get(kind, source)
