@@ -18,7 +18,7 @@ from scipy import sparse
 
 from shared.errors import DataError
 from shared.obo import REMEDY, Header, Stanza, read_obo
-from shared.propagation import closure_rows, count_parents, propagate_block, propagate_rows
+from shared.propagation import blend_rows, closure_rows, count_parents, propagate_block, propagate_rows
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -332,6 +332,30 @@ def propagate_max(scores: sparse.csr_array, ontology: Ontology, *, fill: bool = 
     pointer, index, values = propagate_rows(rows, ontology.parent_rows, ontology.closure, fill)
     result = sparse.csr_array((values, index, pointer), shape=scores.shape)
     result.has_sorted_indices = True
+    return result
+
+
+def propagate_blend(scores: sparse.csr_array, ontology: Ontology, share: float) -> sparse.csr_array:
+    """Give every term `share` of the maximum over its descendants and the rest of the minimum over its ancestors.
+
+    Both include the term itself, and a term without a score bounds no other; none is raised above
+    the maximum. As `propagate_max`, whose arguments
+    and errors it has, the result obeys the true-path rule: neither part rises from a parent to a child. Scores
+    that obey it already stay as they are, and `share` 1 is `propagate_max`.
+
+    Source: ProtBoost (CAFA5, 2nd place) averages the two directions, each damped by the score itself; without that
+    damping the average is consistent by itself.
+
+    Raises:
+        DataError: also where `share` is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"a share of {share:g}", remedy="Use more than 0 and at most 1")
+    result = propagate_max(scores, ontology)
+    if share < 1:
+        own = sparse.csr_array(scores)
+        rows = (own.indptr.astype(np.int64), own.indices.astype(np.int32), np.ascontiguousarray(own.data))
+        blend_rows(rows, (result.indptr, result.indices, result.data), ontology.parent_rows, share)
     return result
 
 

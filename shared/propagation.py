@@ -135,6 +135,37 @@ def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows
 
 
 @compiled
+def blend_rows(scores: Rows, highest: Rows, parents: Csr, share: float) -> None:
+    """In place on the values of `highest`: share x its value + (1 - share) x the lowest own score of it and its ancestors.
+
+    `highest` are the propagated rows of `scores`, so that a row has every term's parents; both have ascending
+    indices. A term without a score of its own bounds nothing.
+    """
+    pointer, index, values = scores
+    high_pointer, high_index, high_values = highest
+    parent_pointer, parent_index = parents
+    n = len(parent_pointer) - 1
+    own, lowest = np.zeros(n, values.dtype), np.zeros(n, values.dtype)
+    kept, rest = values.dtype.type(share), values.dtype.type(1.0 - share)
+    for row in range(len(pointer) - 1):
+        for j in range(pointer[row], pointer[row + 1]):
+            own[index[j]] = values[j]
+        for j in range(high_pointer[row], high_pointer[row + 1]):
+            term = high_index[j]
+            low = own[term] if own[term] > 0 else np.inf
+            for k in range(parent_pointer[term], parent_pointer[term + 1]):
+                low = min(low, lowest[parent_index[k]])
+            lowest[term] = low
+        for j in range(high_pointer[row], high_pointer[row + 1]):
+            low, high = lowest[high_index[j]], high_values[j]
+            # An infinite one was not scored, nor were its ancestors. The bounds keep rounding from breaking the rule.
+            if low < high:
+                high_values[j] = max(low, min(high, kept * high + rest * low))
+        for j in range(pointer[row], pointer[row + 1]):
+            own[index[j]] = 0
+
+
+@compiled
 def propagate_block(block: Array, children: Array, parents: Array) -> None:
     """In place on [rows, terms]: parent = max(parent, child) for each edge, in the order given.
 

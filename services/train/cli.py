@@ -17,6 +17,7 @@ from typing import Any
 
 from services.train.cli_tools import add_cache, add_convert, add_diagnose, add_output_options, add_plan, add_quality
 from services.train.embed_cli import add_embed
+from services.train.pretrain_cli import add_pretrain
 from services.train.store_cli import add_store
 from shared import env
 from shared.atomic import write_json
@@ -41,6 +42,7 @@ def build_parser() -> Parser:
     _add_sweep(verbs)
     add_plan(verbs)
     add_embed(verbs)
+    add_pretrain(verbs)
     add_quality(verbs)
     add_diagnose(verbs)
     add_convert(verbs)

@@ -162,7 +162,7 @@ class ManifestWriter:
             (
                 o
                 for path, o in sorted(made.items())
-                if path.startswith("models/level1/mlp.") and path.endswith((".npz", ".pth"))
+                if path.startswith("models/level1/mlp") and path.endswith((".npz", ".pth"))
             ),
             None,
         )

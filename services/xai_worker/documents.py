@@ -99,7 +99,7 @@ class Writer:
             gates=gates,
             parts=[
                 Part(channel=p.channel, relation=p.relation, value=p.value)
-                for p in parts_of(made.values, layout.channels.names, relations)
+                for p in parts_of(made.values, layout.channels.kinds, relations)
             ],
             terms=[
                 TermPart(

@@ -157,6 +157,7 @@ class PooledPath:
         members: fold models.
         features: one protein, row 0.
         columns: the asked terms' positions among the members' terms.
+        name: the members' name among the level-1 models.
         cache: of the protein's masked vectors.
         reference: neutral pooled vector [D], such as the mean of the train proteins; for `state_reference`.
     """
@@ -169,10 +170,12 @@ class PooledPath:
         features: Features,
         columns: Sequence[int],
         *,
+        name: str = "mlp",
         cache: MaskedCache | None = None,
         reference: Callable[[], npt.NDArray[np.float32]] | None = None,
     ) -> None:
-        self.model, self.modality, self.encoder, self.members = f"mlp/{modality}", modality, encoder, members
+        self.model, self.modality, self.encoder, self.members = f"{name}/{modality}", modality, encoder, members
+        self.level1 = name
         self.features, self.reference = features, reference
         self.sequence, self.columns = features.sequences[0], list(columns)
         self.cache = cache or MaskedCache()
@@ -186,7 +189,14 @@ class PooledPath:
         """The same function of another sequence; the protein's other modalities stay."""
         features = dataclasses.replace(self.features, sequences=[sequence])
         return PooledPath(
-            self.modality, self.encoder, self.members, features, self.columns, cache=cache, reference=self.reference
+            self.modality,
+            self.encoder,
+            self.members,
+            features,
+            self.columns,
+            name=self.level1,
+            cache=cache,
+            reference=self.reference,
         )
 
     def inputs(self) -> Tensor:
@@ -322,6 +332,7 @@ def residue_path(
             heads,
             run.features(place),
             columns,
+            name=level1,
             cache=cache,
             reference=lambda: run.mean_embedding(modality),
         )

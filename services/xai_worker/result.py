@@ -338,7 +338,13 @@ class PathExplanation(_Explanation):
     """Which descendant gave the term its final probability, and how the term hangs in the graph."""
 
     kind: Literal["go_path"] = "go_path"
-    path: list[str] = Field(description="from the explained term down to the one whose probability it has")
+    path: list[str] = Field(description="from the explained term down to the one whose own probability is the highest")
+    descendant_share: float = Field(
+        1.0, description="share of that probability in the final one; the rest is the lowest ancestor's"
+    )
+    lowest: str | None = Field(
+        None, description="the term or ancestor of the lowest own probability; null where it has no share"
+    )
     nodes: list[PathNode] = Field(description="the path, and every ancestor of the explained term")
     edges: list[tuple[str, str]] = Field(description="(child, parent) among the nodes")
     violations: list[Violation]

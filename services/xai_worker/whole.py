@@ -99,7 +99,11 @@ class WholePath:
         of_aspect = layout.of_aspect(aspect)
         names = [layout.terms[i] for i in of_aspect]
         self.columns = [names.index(term) for term in terms]
+        self.cross = bundle.stacker.cross.get(aspect)
+        # This aspect's terms, then those of the others that the stacker reads.
         self.level1_columns = [layout.columns[i] for i in of_aspect]
+        if self.cross is not None:
+            self.level1_columns += self.cross.columns.tolist()
         self._members: dict[str, Sequence[Level1Model]] = {
             name: members_of(bundle, name, known.place) for name in layout.channels.models
         }
@@ -138,11 +142,12 @@ class WholePath:
             found[WORDS] = self._words()
         if self._knows_taxa:
             found[TAXON] = torch.ones(1, 1)
-        models = self.bundle.stacker.layout.channels.models
+        channels = self.bundle.stacker.layout.channels
         for name in self.votes:
-            found[VOTES + name] = self._channels[..., models.index(name)]
-        if self.bundle.stacker.layout.channels.goa:
-            found[GOA] = self._channels[..., len(models) + 1 :]
+            stored = self.known.level1[name][:1][:, self.level1_columns].astype(np.float16)
+            found[VOTES + name] = torch.from_numpy(stored.astype(np.float32))
+        if channels.goa:
+            found[GOA] = self._channels[..., channels.goa_part]
         return found
 
     def _words(self) -> Tensor:
@@ -154,14 +159,16 @@ class WholePath:
 
     def baselines(self) -> Blocks:
         """x': the mean amino acid, no word, an unknown taxon, no annotation, votes that say the prior."""
-        neutral = self.bundle.stacker.uninformed(self.aspect)[None].cpu()
+        layout, priors = self.bundle.stacker.layout, self.bundle.stacker.prior_logits().cpu()
+        place = {column: number for number, column in enumerate(layout.columns)}
+        neutral = priors[[place[column] for column in self.level1_columns]][None]
         found: Blocks = {}
         for name, block in self.blocks().items():
             kind, _, which = name.partition(":")
             if kind + ":" == RESIDUES:
                 found[name] = self._mean_residues(which)
             elif kind + ":" == VOTES:
-                found[name] = neutral[..., self.bundle.stacker.layout.channels.models.index(which)].clone()
+                found[name] = neutral.clone()
             else:
                 found[name] = torch.zeros_like(block)
         return found
@@ -254,11 +261,15 @@ class WholePath:
             each = read[name] if name in read else list(self._head_logits(name, blocks, vectors))
             own = [_limited(logits[:, self.level1_columns], as_stored=as_stored) for logits in each]
             planes.append(_limited(torch.stack(own).mean(0), as_stored=as_stored))
-        rows = len(planes[0])
+        rows, own_terms = len(planes[0]), self._channels.shape[1]
         missing = self._channels[..., len(models)].expand(rows, -1)
-        channels = torch.stack([*planes, missing], dim=-1)
+        channels = torch.stack([*(plane[:, :own_terms] for plane in planes), missing], dim=-1)
         if GOA in blocks:
             channels = torch.cat([channels, blocks[GOA].expand(rows, -1, -1)], dim=-1)
+        if self.cross is not None:
+            others = torch.stack([plane[:, own_terms:].expand(rows, -1) for plane in planes]).mean(0)
+            cross = (others - torch.from_numpy(self.cross.mean)) @ torch.from_numpy(self.cross.directions)
+            channels = torch.cat([channels, cross[:, None, :].expand(-1, own_terms, -1)], dim=-1)
         stacker = self.bundle.stacker
         with float32_only(stacker.device):
             scores = stacker.forward(self.aspect, channels.to(stacker.device), fold=self.fold)
@@ -308,7 +319,7 @@ def linear_logits(member: Logreg, raw: Mapping[str, Tensor], unit: Collection[st
     rows = max(len(part) for part in parts)
     joined = torch.cat([part.expand(rows, -1) for part in parts], dim=1)
     logits: Tensor = joined @ torch.from_numpy(member.weights) + torch.from_numpy(member.bias)
-    return logits
+    return logits if member.chain is None else member.chain(logits)
 
 
 def _limited(logits: Tensor, *, as_stored: bool) -> Tensor:

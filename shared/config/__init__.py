@@ -13,6 +13,7 @@ from shared.config.embed import EmbedConfig, EncoderConfig, TransformConfig
 from shared.config.goa import GoaConfig
 from shared.config.level1 import HomologyVoteConfig, Level1Config
 from shared.config.logs import LogsConfig
+from shared.config.pretrain import PretrainConfig
 from shared.config.root import Config, PathsConfig, StoreConfig
 from shared.config.stacker import StackerConfig
 from shared.config.submission import EvaluationConfig, SubmissionConfig
@@ -32,6 +33,7 @@ __all__ = [
     "Level1Config",
     "LogsConfig",
     "PathsConfig",
+    "PretrainConfig",
     "Section",
     "SplitConfig",
     "StackerConfig",

@@ -10,6 +10,10 @@ from shared.config.base import Section
 from shared.config.cnn import CnnConfig
 from shared.config.training import TrainingConfig
 
+ModelName = Literal[
+    "homology", "taxon", "gbdt", "knn", "logreg", "logreg_conditional", "text", "mlp", "mlp_conditional", "cnn"
+]
+
 
 class MlpConfig(Section):
     """Multi-label heads over the concatenated modalities, one per aspect."""
@@ -63,6 +67,9 @@ class TaxonConfig(Section):
 class GbdtConfig(Section):
     """Boosted trees over (protein, term) pairs of homology, taxon and frequency."""
 
+    library: Literal["lightgbm", "py_boost"] = Field(
+        "lightgbm", description="what fits; py_boost needs the optional package py-boost and an Nvidia GPU"
+    )
     trees: int = Field(150, ge=1)
     leaves: int = Field(31, ge=2)
     learning_rate: float = Field(0.08, gt=0)
@@ -75,8 +82,11 @@ class GbdtConfig(Section):
 class Level1Config(Section):
     """Stage 7."""
 
-    models: list[Literal["homology", "taxon", "gbdt", "knn", "logreg", "text", "mlp", "cnn"]] = Field(
-        ["homology", "taxon", "knn", "logreg", "mlp", "cnn"], min_length=1
+    models: list[ModelName] = Field(
+        ["homology", "taxon", "knn", "logreg", "mlp", "cnn"],
+        min_length=1,
+        description="by registry name; *_conditional learns each term only where one of its parents is true, "
+        "and reads the settings of the model it is named after",
     )
     max_terms: int = Field(1500, ge=1, description="columns: the most frequent terms among the proteins of the fit")
     min_positives: int = Field(5, ge=1, description="fitted proteins a term needs")

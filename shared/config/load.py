@@ -42,7 +42,7 @@ def config_digest(config: Config) -> str:
 
     A registry entry is identified by its name and version; where its files lie does not matter.
     """
-    values = config.model_dump(mode="json", exclude={"run_id", "paths", "device", "store", "logs"})
+    values = config.model_dump(mode="json", exclude={"run_id", "paths", "device", "store", "logs", "pretrain"})
     if config.data.name != "files":
         values["data"] = {"name": config.data.name, "version": config.data.version}
     return digest_of("config", values)

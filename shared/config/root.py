@@ -14,6 +14,7 @@ from shared.config.embed import EmbedConfig, TransformConfig
 from shared.config.goa import GoaConfig
 from shared.config.level1 import Level1Config
 from shared.config.logs import LogsConfig
+from shared.config.pretrain import PretrainConfig
 from shared.config.stacker import StackerConfig
 from shared.config.submission import EvaluationConfig, SubmissionConfig
 from shared.config.text import TextConfig, TfidfConfig
@@ -71,3 +72,4 @@ class Config(Section):
     bundle: BundleConfig = BundleConfig()
     submission: SubmissionConfig = SubmissionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    pretrain: PretrainConfig = PretrainConfig()

@@ -19,6 +19,13 @@ class SubmissionConfig(Section):
     significant_figures: int = Field(3, ge=1, le=3)
     rare_terms: Literal["none", "homology"] = "homology"
     rare_confidence: float = Field(0.6, gt=0, le=1, description="score of a rare term that every homologue has")
+    descendant_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="how scores are made consistent over the graph: this share of the highest score among a term and "
+        "its descendants, the rest of the lowest among it and its ancestors; 1 is the maximum alone",
+    )
     known_terms: Literal["leave", "merge"] = Field(
         "leave",
         description="what the submission says of terms that data.known_terms states, and their ancestors: "

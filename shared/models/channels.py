@@ -1,7 +1,7 @@
 """What the stacker sees of a protein and a term: one number per channel.
 
-Channels, in order: the logit of each level-1 model, whether the term was fitted at all, and one per
-kind of GOA annotation. Training and prediction build them here, so that both round and order alike:
+Channels, in order: the logit of each level-1 model, whether the term was fitted at all, one per kind of
+GOA annotation, and what the other aspects' scores say of the protein, alike for each of its terms. Training and prediction build them here, so that both round and order alike:
 level-1 logits pass through float16, the precision in which stage 7 keeps them.
 """
 
@@ -20,20 +20,72 @@ from shared.errors import IntegrityError, MissingInput
 from shared.models.features import FloatArray, IntArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossAspect:
+    """Where a protein stands by the other aspects' level-1 scores, for the stacker of one aspect.
+
+    Attributes:
+        columns: [other term], positions among the level-1 terms.
+        mean: [other term], of the mean over models.
+        directions: [other term, component].
+    """
+
+    columns: IntArray
+    mean: FloatArray
+    directions: FloatArray
+
+    def of(self, level1: Mapping[str, npt.NDArray[np.floating]]) -> FloatArray:
+        """[protein, component]; each row by itself, because a product of several rows may round by their number."""
+        scores = mean_scores(level1, np.arange(next(iter(level1.values())).shape[0]), self.columns) - self.mean
+        found = np.zeros((len(scores), self.directions.shape[1]), np.float32)
+        for row, values in enumerate(scores):
+            found[row] = values @ self.directions
+        return found
+
+
+def mean_scores(level1: Mapping[str, npt.NDArray[np.floating]], rows: IntArray, columns: IntArray) -> FloatArray:
+    """Mean over the models of their logits as a run keeps them, float32 [row, column]."""
+    total = np.zeros((len(rows), len(columns)), np.float32)
+    for matrix in level1.values():
+        total += matrix[rows][:, columns].astype(np.float16)
+    return total / np.float32(max(1, len(level1)))
+
+
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The channels of a stacker: level-1 models and GOA kinds by name, in column order."""
+    """The channels of a stacker, in column order: level-1 models, GOA kinds, components of the other aspects."""
 
     models: tuple[str, ...]
     goa: tuple[str, ...] = ()
+    cross: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every channel, in the order of the last axis of `stack`."""
-        return (*(f"level1:{name}" for name in self.models), "missing", *(f"goa:{name}" for name in self.goa))
+        return (
+            *(f"level1:{name}" for name in self.models),
+            "missing",
+            *(f"goa:{name}" for name in self.goa),
+            *(f"cross:{number}" for number in range(self.cross)),
+        )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """As `names`, but the components of the other aspects, which mean nothing one by one, are all called `cross`."""
+        return (*self.names[: self.cross_part.start], *("cross",) * self.cross)
+
+    @property
+    def goa_part(self) -> slice:
+        """Where the GOA kinds are on the last axis."""
+        return slice(len(self.models) + 1, len(self.models) + 1 + len(self.goa))
+
+    @property
+    def cross_part(self) -> slice:
+        """Where the other aspects are on the last axis."""
+        return slice(self.goa_part.stop, len(self))
 
     def __len__(self) -> int:
-        return len(self.models) + 1 + len(self.goa)
+        return len(self.models) + 1 + len(self.goa) + self.cross
 
     def stack(
         self,
@@ -41,6 +93,7 @@ class Channels:
         missing: FloatArray,
         goa: Mapping[str, sparse.csr_array] | None,
         columns: IntArray,
+        cross: FloatArray | None = None,
     ) -> FloatArray:
         """Channel values [protein, term, channel] of some proteins.
 
@@ -50,10 +103,13 @@ class Channels:
             goa: kind -> scores [protein, term], 0 where not annotated; a kind that is absent, or None,
                 counts as no annotation.
             columns: [term] position of each term among the level-1 terms.
+            cross: [protein, component] of `CrossAspect.of`; needed where `self.cross` is not 0.
 
         Raises:
-            MissingInput: a model has no logits.
+            MissingInput: a model has no logits, or the other aspects are missing.
         """
+        if self.cross and cross is None:
+            raise MissingInput("no components of the other aspects", where="the stacker's channels")
         absent = [name for name in self.models if name not in level1]
         if absent:
             raise MissingInput(f"no level-1 logits of {', '.join(absent)}", where="the stacker's channels")
@@ -63,9 +119,11 @@ class Channels:
         for plane, name in zip(planes, self.models, strict=False):
             plane[:] = level1[name][:, columns].astype(np.float16)
         planes[len(self.models)] = missing
-        for plane, name in zip(planes[len(self.models) + 1 :], self.goa, strict=True):
+        for plane, name in zip(planes[self.goa_part], self.goa, strict=True):
             if goa is not None and name in goa:
                 plane[:] = goa[name].toarray()
+        if cross is not None:
+            planes[self.cross_part] = cross.T[:, :, None]
         return planes.transpose(1, 2, 0)
 
 

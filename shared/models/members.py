@@ -15,3 +15,5 @@ MEMBERS: dict[str, type[Level1Model]] = {
     member.kind: member for member in (HomologyVote, TaxonPrior, Gbdt, Knn, Logreg, MlpModel, CnnModel)
 }
 MEMBERS["text"] = Logreg  # on the text alone
+MEMBERS["logreg_conditional"] = Logreg
+MEMBERS["mlp_conditional"] = MlpModel

@@ -15,7 +15,7 @@ from scipy import sparse
 from shared.errors import DataError
 from shared.models.calibration import BetaCalibration
 from shared.models.features import FloatArray, Hits, IntArray
-from shared.ontology import ASPECTS, Ontology, propagate_max
+from shared.ontology import ASPECTS, Ontology, propagate_blend
 
 BoolArray = npt.NDArray[np.bool_]
 Calibration = Mapping[str, Mapping[str, float]]  # aspect -> the fields of a BetaCalibration
@@ -31,6 +31,7 @@ def assemble_scores(
     rare: sparse.csr_array | None = None,
     *,
     floor: float = 0.0,
+    descendant_share: float = 1.0,
 ) -> sparse.csr_array:
     """Final scores of some proteins over the whole ontology.
 
@@ -40,7 +41,8 @@ def assemble_scores(
         calibration: beta calibration per aspect; an absent aspect is not changed.
         ontology: names the columns of the result.
         rare: scores [protein, len(ontology)] for terms outside `terms`; others are ignored.
-        floor: scores up to this are left out; it changes no score that is kept.
+        floor: scores up to this are left out; with a `descendant_share` of 1 it changes no score that is kept.
+        descendant_share: see `propagate_blend`.
 
     Returns:
         CSR float32 [protein, len(ontology)], values in (0, 1], every parent at least its children.
@@ -48,7 +50,8 @@ def assemble_scores(
     Raises:
         DataError: a term is unknown, shapes differ, or a logit is not a number.
     """
-    return propagate_max(own_scores(logits, terms, calibration, ontology, rare, floor=floor), ontology)
+    own = own_scores(logits, terms, calibration, ontology, rare, floor=floor)
+    return propagate_blend(own, ontology, descendant_share)
 
 
 def own_scores(

@@ -205,7 +205,14 @@ class TrainedModel:
         if neighbours is not None:
             corrected = self._corrected(features, corrected, neighbours, everywhere=knn_correction == "all")
         rare = self.rare_scores(features)
-        return assemble_scores(corrected, self.terms, self.metadata["calibration"], self.ontology, rare)
+        return assemble_scores(
+            corrected,
+            self.terms,
+            self.metadata["calibration"],
+            self.ontology,
+            rare,
+            descendant_share=descendant_share(self.metadata),
+        )
 
     def rare_scores(self, features: Features) -> sparse.csr_array | None:
         """The homology vote over all terms, for those outside the stacker's; None where the run did without."""
@@ -297,6 +304,11 @@ def restore_members(name: str, record: Mapping[str, Any], arrays: Mapping[str, n
         ]
     except (KeyError, RuntimeError, ValueError) as error:
         raise IntegrityError(f"{name} cannot be rebuilt: {error}", where=layout.MODEL) from error
+
+
+def descendant_share(metadata: Mapping[str, Any]) -> float:
+    """How the bundle's scores are made consistent: see `propagate_blend`. Bundles that do not say took the maximum."""
+    return float(metadata["submission"].get("descendant_share", 1.0))
 
 
 def check_reference(path: Path, sha256: str | None) -> None:

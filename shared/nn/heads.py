@@ -14,6 +14,8 @@ from torch.nn import functional
 from shared.models.base import LOGIT_LIMIT
 from shared.models.feature_space import TAXON, FeatureSpace
 from shared.models.features import Features, FloatArray, IntArray
+from shared.nn.term_chain import TermChain, edges_record, restored_edges
+from shared.nn.term_graph import Edge
 from shared.nn.transforms import Version, row_blocks, transform_vectors
 
 PREDICTION_ROWS = 1024
@@ -87,10 +89,17 @@ class InputBlock(nn.Module):
 
 
 class MlpNetwork(nn.Module):
-    """Input blocks -> concatenated -> two normalised layers with a skip -> heads."""
+    """Input blocks -> concatenated -> two normalised layers with a skip -> heads -> the chain, where there are `edges`."""
 
     def __init__(
-        self, space: FeatureSpace, groups: Sequence[str], hidden: int, dropout: float, modality_dropout: float = 0.0
+        self,
+        space: FeatureSpace,
+        groups: Sequence[str],
+        hidden: int,
+        dropout: float,
+        modality_dropout: float = 0.0,
+        *,
+        edges: Sequence[Edge] | None = None,
     ) -> None:
         super().__init__()
         self.groups, self.hidden, self.rate, self.modality_dropout = tuple(groups), hidden, dropout, modality_dropout
@@ -108,9 +117,18 @@ class MlpNetwork(nn.Module):
         self.leave = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
         self.heads = HeadRegistry(hidden, groups)
+        self.chain = None if edges is None else TermChain(edges, len(groups))
 
     def forward(self, blocks: Mapping[str, torch.Tensor], unit: Collection[str] = ()) -> torch.Tensor:
         """Raw vectors by block name, float32 [batch, dimension] -> logits [batch, term]; see `InputBlock` for `unit`."""
+        fitted = self.fitted(blocks, unit)
+        if self.chain is None:
+            return fitted
+        logits: torch.Tensor = self.chain(fitted)
+        return logits
+
+    def fitted(self, blocks: Mapping[str, torch.Tensor], unit: Collection[str] = ()) -> torch.Tensor:
+        """What the loss compares with the targets: `forward` before the chain."""
         entered = [self.inputs[name](blocks[name], unit=name in unit) for name in self.names]
         joined = torch.cat(self._thinned(entered), dim=1)
         hidden = self.enter(joined)
@@ -164,6 +182,7 @@ class MlpModel:
             "groups": list(network.groups),
             "hidden": network.hidden,
             "dropout": network.rate,
+            **edges_record(network.chain),
             **self.space.architecture(),
         }
 
@@ -171,7 +190,13 @@ class MlpModel:
     def restore(cls, architecture: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """Rebuild on the CPU."""
         space = FeatureSpace.restore(architecture, arrays)
-        network = MlpNetwork(space, architecture["groups"], int(architecture["hidden"]), float(architecture["dropout"]))
+        network = MlpNetwork(
+            space,
+            architecture["groups"],
+            int(architecture["hidden"]),
+            float(architecture["dropout"]),
+            edges=restored_edges(architecture),
+        )
         prefix = "network."
         network.load_state_dict(
             {

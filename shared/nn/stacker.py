@@ -24,7 +24,7 @@ from torch import nn
 
 from shared.digests import digest_of, digest_of_lines
 from shared.errors import IntegrityError, MissingInput
-from shared.models.channels import Channels, check_width
+from shared.models.channels import Channels, CrossAspect, check_width
 from shared.models.features import FloatArray, IntArray
 from shared.nn.term_graph import Edge, TermGraph
 from shared.ontology import ASPECTS
@@ -82,11 +82,13 @@ class AspectStacker(nn.Module):
         super().__init__()
         models = len(channels.models)
         self.models, self.goa_dropout = models, shape.goa_dropout
+        self.goa_part, self.cross_part = channels.goa_part, channels.cross_part
         self.graph = TermGraph(edges, terms)
         self.blend = nn.Parameter(torch.full((models,), 1.0 / models))
         self.blend_missing = nn.Parameter(torch.zeros(()))
         self.term_scale = nn.Parameter(torch.zeros(terms))
         self.term_bias = nn.Parameter(torch.zeros(terms))
+        self.cross_blend = nn.Parameter(torch.zeros(terms, channels.cross)) if channels.cross else None
         scores = models + 3 + PRIORS
         self.register_buffer("priors", torch.zeros(PRIORS, terms))  # logits
         self.register_buffer("centre", torch.zeros(scores))
@@ -101,14 +103,17 @@ class AspectStacker(nn.Module):
 
     @property
     def blend_parameters(self) -> list[nn.Parameter]:
-        """The linear blend: fitted first, then kept."""
+        """The linear blend of the aspect's own scores: fitted first, then kept; `cross_blend` is fitted on top of it."""
         return [self.blend, self.blend_missing, self.term_scale, self.term_bias]
 
     def base(self, channels: torch.Tensor) -> torch.Tensor:
         """The blend alone: channels [T, B, C] -> logits [T, B]."""
         scores = channels[..., : self.models]
         shared = scores @ self.blend + self.blend_missing * channels[..., self.models]
-        return shared + self.term_scale[:, None] * scores.mean(-1) + self.term_bias[:, None]
+        base = shared + self.term_scale[:, None] * scores.mean(-1) + self.term_bias[:, None]
+        if self.cross_blend is None:
+            return base
+        return base + (channels[..., self.cross_part] * self.cross_blend[:, None, :]).sum(-1)
 
     def score_features(self, channels: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         """Everything on the logit scale [T, B, M + 5]: scores, blend, its true-path bounds, priors."""
@@ -134,7 +139,7 @@ class AspectStacker(nn.Module):
 
     def _rest(self, by_term: torch.Tensor) -> torch.Tensor:
         """Missing flag and GOA channels; in training, a protein loses all of the latter with `goa_dropout`."""
-        missing, goa = by_term[..., self.models : self.models + 1], by_term[..., self.models + 1 :]
+        missing, goa = by_term[..., self.models : self.models + 1], by_term[..., self.goa_part]
         if self.training and goa.shape[-1] > 0 and self.goa_dropout > 0:
             kept = torch.rand(1, goa.shape[1], 1, device=goa.device) >= self.goa_dropout
             goa = goa * kept
@@ -164,6 +169,11 @@ class StackerLayout:
         """Positions of the aspect's terms among the stacker's."""
         return np.flatnonzero(np.asarray(self.aspects, dtype=np.str_) == aspect)
 
+    def other_columns(self, aspect: str) -> IntArray:
+        """Level-1 columns of the stacker's terms of the other aspects, in the stacker's order."""
+        others = np.flatnonzero(np.asarray(self.aspects, dtype=np.str_) != aspect)
+        return np.asarray(self.columns, np.int64)[others]
+
     @property
     def scored_aspects(self) -> tuple[str, ...]:
         """The aspects that have any term."""
@@ -184,6 +194,7 @@ class StackerLayout:
             "level1_digest": self.level1_digest,
             "models": list(self.channels.models),
             "goa_channels": list(self.channels.goa),
+            "cross_components": self.channels.cross,
             "channels": list(self.channels.names),
             "missing_rate": list(self.missing_rate),
             "edges": edges,
@@ -207,7 +218,11 @@ class StackerLayout:
             columns=tuple(document["level1_columns"]),
             level1_terms=int(document["level1_terms"]),
             level1_digest=str(document["level1_digest"]),
-            channels=Channels(tuple(document["models"]), tuple(document["goa_channels"])),
+            channels=Channels(
+                tuple(document["models"]),
+                tuple(document["goa_channels"]),
+                int(document.get("cross_components", 0)),
+            ),
             missing_rate=tuple(float(rate) for rate in document["missing_rate"]),
             edges={name: tuple((int(c), int(p)) for c, p in pairs) for name, pairs in document["edges"].items()},
             folds=tuple(int(fold) for fold in document["folds"]),
@@ -235,12 +250,17 @@ class StackerEnsemble:
         layout: what they share.
         networks: fold -> aspect -> fitted stacker.
         device: where they compute.
+        cross: aspect -> what its stacker sees of the others; needed where the layout has such channels.
     """
 
     def __init__(
-        self, layout: StackerLayout, networks: Mapping[int, Mapping[str, AspectStacker]], device: str = "cpu"
+        self,
+        layout: StackerLayout,
+        networks: Mapping[int, Mapping[str, AspectStacker]],
+        device: str = "cpu",
+        cross: Mapping[str, CrossAspect] | None = None,
     ) -> None:
-        self.layout, self.device = layout, device
+        self.layout, self.device, self.cross = layout, device, dict(cross or {})
         self.networks = {
             fold: {aspect: network.to(device).eval() for aspect, network in by_aspect.items()}
             for fold, by_aspect in networks.items()
@@ -261,7 +281,7 @@ class StackerEnsemble:
             }
             for fold in layout.folds
         }
-        return cls(layout, networks, device)
+        return cls(layout, networks, device, restored_cross(layout, tensors))
 
     def logits(
         self,
@@ -307,7 +327,9 @@ class StackerEnsemble:
         columns = np.asarray(layout.columns, np.int64)[of_aspect]
         rates = np.asarray(layout.missing_rate, np.float32) if missing is None else missing
         marks = None if goa is None else {kind: matrix[:, of_aspect] for kind, matrix in goa.items()}
-        return torch.from_numpy(layout.channels.stack(level1, rates[of_aspect], marks, columns)).to(self.device)
+        cross = self.cross[aspect].of({name: level1[name] for name in layout.channels.models}) if self.cross else None
+        stacked = layout.channels.stack(level1, rates[of_aspect], marks, columns, cross)
+        return torch.from_numpy(stacked).to(self.device)
 
     def forward(self, aspect: str, channels: torch.Tensor, *, fold: int | None = None) -> torch.Tensor:
         """Mean logits [protein, term of the aspect] over folds; differentiable in `channels`."""
@@ -317,15 +339,27 @@ class StackerEnsemble:
             total = total + self.networks[number][aspect](channels)
         return total / len(folds)
 
+    def prior_logits(self) -> torch.Tensor:
+        """[stacker term], how frequent each was among the proteins that fitted it; mean over folds."""
+        priors = torch.zeros(len(self.layout.terms), device=self.device)
+        for aspect in self.layout.scored_aspects:
+            each = [by_aspect[aspect].priors[0] for by_aspect in self.networks.values()]
+            priors[self.layout.of_aspect(aspect)] = torch.stack(each).mean(0)
+        return priors
+
     def uninformed(self, aspect: str) -> torch.Tensor:
         """Channels [term of the aspect, channel] of a protein of which nothing is known.
 
         Every model gives the term's prior, nothing is annotated: a neutral point to explain against.
         """
         layout, of_aspect = self.layout, self.layout.of_aspect(aspect)
-        priors = torch.stack([by_aspect[aspect].priors[0] for by_aspect in self.networks.values()]).mean(0)
+        priors = self.prior_logits()
         channels = torch.zeros(len(of_aspect), len(layout.channels), device=self.device)
-        channels[:, : len(layout.channels.models)] = priors[:, None]
+        channels[:, : len(layout.channels.models)] = priors[of_aspect, None]
+        if self.cross:
+            cross = self.cross[aspect]
+            others = priors[np.asarray(layout.aspects, dtype=np.str_) != aspect].cpu().numpy()
+            channels[:, layout.channels.cross_part] = torch.from_numpy((others - cross.mean) @ cross.directions)
         rates = np.asarray(layout.missing_rate, np.float32)[of_aspect]
         channels[:, len(layout.channels.models)] = torch.from_numpy(rates).to(self.device)
         return channels
@@ -345,6 +379,37 @@ def load_network(layout: StackerLayout, aspect: str, tensors: Mapping[str, torch
             f"tensors do not fit the stacker of {aspect}: {error}", where="models/stacker.pth", remedy="Fit it again"
         ) from error
     return network.eval()
+
+
+def cross_tensors(cross: Mapping[str, CrossAspect]) -> dict[str, torch.Tensor]:
+    """What `models/stacker.pth` keeps of them; their columns follow from the layout."""
+    return {
+        f"cross/{aspect}/{name}": torch.from_numpy(np.ascontiguousarray(getattr(of, name)))
+        for aspect, of in cross.items()
+        for name in ("mean", "directions")
+    }
+
+
+def restored_cross(layout: StackerLayout, tensors: Mapping[str, torch.Tensor]) -> dict[str, CrossAspect]:
+    """The inverse of `cross_tensors`; empty where the layout has no such channels.
+
+    Raises:
+        MissingInput: an aspect has none.
+        IntegrityError: of another shape.
+    """
+    found = {}
+    for aspect in layout.scored_aspects if layout.channels.cross else ():
+        own, columns = tensors_under(tensors, f"cross/{aspect}/"), layout.other_columns(aspect)
+        shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        wanted = {"mean": (len(columns),), "directions": (len(columns), layout.channels.cross)}
+        if shapes != wanted:
+            raise IntegrityError(
+                f"tensors of {shapes} for the other aspects of {aspect}, not {wanted}",
+                where="models/stacker.pth",
+                remedy="Fit the stacker again",
+            )
+        found[aspect] = CrossAspect(columns, own["mean"].cpu().numpy(), own["directions"].cpu().numpy())
+    return found
 
 
 def tensors_under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -108,12 +108,17 @@ def ancestor_pairs(edges: Sequence[Edge], terms: int) -> list[Edge]:
     for child, parent in edges:
         parents[child].append(parent)
     ancestors: list[set[int] | None] = [None] * terms
-    for term in _parents_first(parents):
+    for term in parents_first(parents):
         ancestors[term] = {term}.union(*(ancestors[parent] or set() for parent in parents[term]))
     return [(term, ancestor) for term, reached in enumerate(ancestors) for ancestor in sorted(reached or {term})]
 
 
-def _parents_first(parents: Sequence[Sequence[int]]) -> list[int]:
+def parents_first(parents: Sequence[Sequence[int]]) -> list[int]:
+    """Every term after all its parents, given each term's parents.
+
+    Raises:
+        ValueError: a term is its own ancestor.
+    """
     waiting = [len(set(above)) for above in parents]
     children: list[list[int]] = [[] for _ in parents]
     for child, above in enumerate(parents):
@@ -126,7 +131,7 @@ def _parents_first(parents: Sequence[Sequence[int]]) -> list[int]:
             if waiting[child] == 0:
                 order.append(child)
     if len(order) < len(parents):
-        raise ValueError("the edges among the stacker's terms have a cycle")
+        raise ValueError("the edges among the terms have a cycle")
     return order
 
 

@@ -141,7 +141,7 @@ class Level1Contract:
         model = fitter.fit(data, rows, fit_context(tmp_path, config, fold=self.FOLD))
         constant = ~learnable_terms(data, rows, 12)
         assert 3 < constant.sum() < len(data.terms)
-        if not fitter.votes:
+        if not fitter.votes and fitter.targets == "raw":  # else the chain over the parents makes them vary
             priors = np.broadcast_to(prior_logits(data, rows)[constant], (40, constant.sum()))
             np.testing.assert_allclose(model.logits(data.features, np.arange(40))[:, constant], priors, atol=1e-5)
 

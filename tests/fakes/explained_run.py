@@ -21,7 +21,7 @@ from shared.digests import digest_of_lines
 from shared.manifest import EncoderRecord, EnvLock
 from shared.models.base import LOGIT_LIMIT, Level1Model
 from shared.models.calibration import BetaCalibration, Calibration
-from shared.models.channels import Channels
+from shared.models.channels import Channels, CrossAspect
 from shared.models.feature_space import FeatureSpace
 from shared.models.features import Features
 from shared.models.knn import Knn
@@ -87,7 +87,7 @@ class FakeBundle:
             {aspect: BetaCalibration(1.2, 0.9, 0.1) for aspect in ASPECTS}, dict.fromkeys(ASPECTS)
         )
     )
-    metadata: dict[str, Any] = field(default_factory=lambda: {"knn_lambda": 0.5})
+    metadata: dict[str, Any] = field(default_factory=lambda: {"knn_lambda": 0.5, "submission": {}})
     references: tuple[list[str], list[str]] = ([], [])
     knn: Knn | None = None
 
@@ -107,6 +107,8 @@ class ExplainedRun:
     test_ids: Sequence[str] = ("T1", "T2", "T3")
     residues: int = 18
     goa_kinds: tuple[str, ...] = ("IEA",)
+    cross: int = 0  # components of the other aspects that the stacker reads
+    conditional: bool = False  # the MLP's targets
     dtype: str = "float32"  # of the embeddings
     ontology: Ontology = field(init=False)
     bundle: FakeBundle = field(init=False)
@@ -163,11 +165,13 @@ class ExplainedRun:
         train = self.parts["train"]
         space = FeatureSpace.fit(train, np.arange(len(train)), version="v2", normalize=True, min_taxon_proteins=1)
         groups = [ASPECTS[self.ontology.aspects[self.ontology.index[term]]] for term in self.terms]
+        edges = self.ontology.subset_edges(self.terms) if self.conditional else None
         heads = []
         for fold in FOLDS:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(fold + 7)
-                heads.append(MlpModel(MlpNetwork(space, groups, hidden=8, dropout=0.1), space, tuple(self.terms)))
+                network = MlpNetwork(space, groups, hidden=8, dropout=0.1, edges=edges)
+                heads.append(MlpModel(network, space, tuple(self.terms)))
         votes: Any = [object()]
         return {"homology": votes, "mlp": heads, "cnn": [TinyCnn(self.terms, fold) for fold in FOLDS]}  # type: ignore[dict-item]
 
@@ -194,7 +198,7 @@ class ExplainedRun:
             columns=tuple(range(len(self.terms))),
             level1_terms=len(self.terms),
             level1_digest=digest_of_lines(self.terms),
-            channels=Channels(("mlp", "cnn"), self.goa_kinds),
+            channels=Channels(("mlp", "cnn"), self.goa_kinds, self.cross),
             missing_rate=tuple([0.5] + [0.0] * (len(self.terms) - 1)),
             edges={a: tuple(sorted(self.ontology.subset_edges(terms))) for a, terms in members.items()},
             folds=FOLDS,
@@ -208,7 +212,15 @@ class ExplainedRun:
                 for network in networks[fold].values():
                     nn.init.normal_(network.gate.weight, std=0.3)
                     network.priors.copy_(torch.full_like(network.priors, -1.5))
-        return StackerEnsemble(layout, networks)
+                    if network.cross_blend is not None:
+                        nn.init.normal_(network.cross_blend, std=0.5)
+        rng = np.random.default_rng(11)
+        cross = {}
+        for aspect in layout.scored_aspects if self.cross else ():
+            columns = layout.other_columns(aspect)
+            directions = rng.normal(size=(len(columns), self.cross)).astype(np.float32)
+            cross[aspect] = CrossAspect(columns, np.full(len(columns), -1.0, np.float32), directions)
+        return StackerEnsemble(layout, networks, cross=cross)
 
     def level1_logits(self, part: str, fold: int | None = None) -> dict[str, np.ndarray]:
         """Float16 logits as stage 7 keeps them."""

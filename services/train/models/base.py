@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from shared.logs import Logger
 from shared.models.base import Level1Model
 from shared.models.features import Features, IntArray
 from shared.ontology import Ontology
+
+Targets = Literal["raw", "conditional"]  # conditional: unknown where a protein has none of the term's parents
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,9 @@ class Fitter(Protocol):
     """One registry entry of services.train.models.MODELS."""
 
     name: ClassVar[str]
+    settings: ClassVar[str]  # its section of `level1`; variants of a model share one
     votes: ClassVar[bool]  # fitted once on all fit rows (VoteModel), else once per fold
+    targets: ClassVar[Targets]  # what a loss reads
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Level1Model:
         """Fit on the train proteins at `rows` and nothing else; deterministic for a given seed and thread count."""

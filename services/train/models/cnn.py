@@ -10,8 +10,8 @@ import torch
 
 from services.train.data.sampling import SAMPLERS
 from services.train.data.weights import WEIGHTS
-from services.train.models.base import FitContext, TrainingData
-from services.train.models.targets import MaskedLoss, known_labels, learnable_terms, prior_logits
+from services.train.models.base import FitContext, Targets, TrainingData
+from services.train.models.targets import Entries, MaskedLoss, known_labels, learnable_terms, prior_logits
 from services.train.models.training import build, train
 from shared.config.cnn import CnnConfig
 from shared.models.features import IntArray
@@ -23,7 +23,9 @@ class CnnFitter:
     """Registry entry `cnn`."""
 
     name: ClassVar[str] = "cnn"
+    settings: ClassVar[str] = "cnn"
     votes: ClassVar[bool] = False
+    targets: ClassVar[Targets] = "raw"
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> CnnModel:
         """Fit on `rows`; the context's held-out fold is only watched.
@@ -41,7 +43,9 @@ class CnnFitter:
         priors = prior_logits(data, rows)
         network.heads.set_bias(priors)
         weights = WEIGHTS[config.class_weight](known_labels(data, rows), data.information)
-        masked = MaskedLoss.of(data, rows, weights=weights, min_positives=config.min_positives, device=context.device)
+        masked = MaskedLoss.of(
+            Entries(data), rows, weights=weights, min_positives=config.min_positives, device=context.device
+        )
 
         def loss_of_batch(batch: IntArray) -> torch.Tensor:
             sequences = [tokens_of(data.features.sequences[row]) for row in batch]

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from services.train.models.base import FitContext, TrainingData
+from services.train.models.base import FitContext, Targets, TrainingData
+from services.train.models.pyboost import fit_trees
 from services.train.models.reference import make_reference
 from services.train.models.targets import learnable_terms
 from shared.config.level1 import GbdtConfig
@@ -24,7 +25,9 @@ class GbdtFitter:
     """Registry entry `gbdt`."""
 
     name: ClassVar[str] = "gbdt"
+    settings: ClassVar[str] = "gbdt"
     votes: ClassVar[bool] = False
+    targets: ClassVar[Targets] = "raw"
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Gbdt:
         """Fit on `rows`: every positive pair, every pair that a hit supports, and a sample of the others."""
@@ -59,9 +62,12 @@ def _chosen(features: FloatArray, labels: npt.NDArray[np.bool_], background: flo
 
 def _trees(parts: list[Pairs], options: GbdtConfig, context: FitContext) -> bytes:
     """LightGBM's text of the fitted trees."""
+    features, labels, weights = (np.concatenate([part[place] for part in parts]) for place in range(3))
+    if options.library == "py_boost":
+        seed = context.config.training.seed
+        return fit_trees(features, labels, weights, options, names=FEATURES, seed=seed, device=context.device)
     import lightgbm  # noqa: PLC0415 - only runs that use it pay for it
 
-    features, labels, weights = (np.concatenate([part[place] for part in parts]) for place in range(3))
     parameters: dict[str, Any] = {
         "objective": "binary",
         "learning_rate": options.learning_rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from services.train.models.base import FitContext, TrainingData
+from services.train.models.base import FitContext, Targets, TrainingData
 from services.train.models.reference import make_reference
 from shared.models.features import IntArray
 from shared.models.homology_vote import HomologyVote
@@ -14,7 +14,9 @@ class HomologyFitter:
     """Registry entry `homology`."""
 
     name: ClassVar[str] = "homology"
+    settings: ClassVar[str] = "homology"
     votes: ClassVar[bool] = True
+    targets: ClassVar[Targets] = "raw"
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> HomologyVote:
         """Make the proteins at `rows` the reference."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from services.train.models.base import FitContext, TrainingData
+from services.train.models.base import FitContext, Targets, TrainingData
 from services.train.models.reference import make_reference
 from shared.errors import MissingInput
 from shared.models.feature_space import FeatureSpace
@@ -21,7 +21,9 @@ class KnnFitter:
     """Registry entry `knn`."""
 
     name: ClassVar[str] = "knn"
+    settings: ClassVar[str] = "knn"
     votes: ClassVar[bool] = True
+    targets: ClassVar[Targets] = "raw"
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Knn:
         """Make the proteins at `rows` the reference.

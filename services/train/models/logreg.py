@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from services.train.models.base import FitContext, TrainingData
-from services.train.models.targets import learnable_terms, prior_logits
+from services.train.models.base import FitContext, Targets, TrainingData
+from services.train.models.targets import Entries, learnable_terms, prior_logits
 from shared.config.level1 import LogregConfig
 from shared.errors import MissingInput
 from shared.models.feature_space import FeatureSpace
@@ -37,7 +37,9 @@ class LogregFitter:
     """
 
     name: ClassVar[str] = "logreg"
+    settings: ClassVar[str] = "logreg"
     votes: ClassVar[bool] = False
+    targets: ClassVar[Targets] = "raw"
     modalities: ClassVar[tuple[str, ...]] = MODALITIES
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Logreg:
@@ -49,18 +51,30 @@ class LogregFitter:
         space = fit_space(data, rows, context, model=self.name, modalities=self.modalities)
         options = context.config.logreg
         weights = np.zeros((space.width, len(data.terms)), np.float32)
-        bias = prior_logits(data, rows)
-        learnable = learnable_terms(data, rows, context.config.min_positives)
+        entries = Entries.of(data, self.targets)
+        bias = prior_logits(data, rows, entries)
+        learnable = learnable_terms(data, rows, context.config.min_positives, entries)
         for aspect in np.unique(data.aspects):
             columns = np.flatnonzero(learnable & (data.aspects == aspect))
             known = rows[data.annotated[rows, aspect]]
             if not len(columns):
                 continue
             basis = PrincipalBasis.fit(_Blocks(space, data, known), options.components)
-            for _, block in row_blocks(columns, TERMS_PER_BLOCK):
-                targets = data.labels[known][:, block].toarray()
-                weights[:, block], bias[block] = basis.solve(targets, options)
-        return Logreg(space, weights, bias, data.terms)
+            for group, asked in alike(entries, columns, known):
+                part = basis if asked.all() else basis.among(asked)
+                # The penalty stands beside a mean loss: a term that is asked of fewer proteins is held as firmly.
+                penalty = options.l2 * len(known) / int(asked.sum())
+                for _, block in row_blocks(group, TERMS_PER_BLOCK):
+                    targets = data.labels[known[asked]][:, block].toarray()
+                    weights[:, block], bias[block] = part.solve(targets, options, penalty)
+        return Logreg(space, weights, bias, data.terms, entries.edges)
+
+
+class ConditionalLogregFitter(LogregFitter):
+    """The same on conditional targets: each term only among the proteins that have one of its parents."""
+
+    name: ClassVar[str] = "logreg_conditional"
+    targets: ClassVar[Targets] = "conditional"
 
 
 class TextFitter(LogregFitter):
@@ -68,6 +82,19 @@ class TextFitter(LogregFitter):
 
     name: ClassVar[str] = "text"
     modalities: ClassVar[tuple[str, ...]] = ("text",)
+
+
+def alike(entries: Entries, columns: IntArray, rows: IntArray) -> Iterator[tuple[IntArray, npt.NDArray[np.bool_]]]:
+    """Columns that the same proteins are asked about (terms with the same parents), and which of `rows` those are."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    parents: dict[int, list[int]] = {}
+    for child, parent in entries.edges or ():
+        parents.setdefault(child, []).append(parent)
+    for column in columns.tolist():
+        groups.setdefault(tuple(sorted(parents.get(column, []))), []).append(column)
+    for group in groups.values():
+        chosen = np.asarray(group, np.int64)
+        yield chosen, entries.known(rows, chosen[:1])[:, 0]
 
 
 def fit_space(
@@ -205,8 +232,17 @@ class PrincipalBasis:
             inputs[place] = (block - centre) @ narrow
         return cls(inputs, np.maximum(variance, 0.0).astype(np.float32)[:, None], narrow, centre)
 
-    def solve(self, targets: FloatArray, options: LogregConfig) -> tuple[FloatArray, FloatArray]:
-        """Minimise mean log-loss + l2 / 2 * |weights|^2 for each column of `targets` [row, term].
+    def among(self, chosen: npt.NDArray[np.bool_]) -> Self:
+        """The basis of some of the rows, for the same columns: `chosen` is [row]."""
+        own = type(self).of(self.inputs[chosen], len(self.variance))
+        return type(self)(
+            own.inputs, own.variance, self.directions @ own.directions, self.mean + self.directions @ own.mean
+        )
+
+    def solve(
+        self, targets: FloatArray, options: LogregConfig, l2: float | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Minimise mean log-loss + l2 / 2 * |weights|^2 for each column of `targets` [row, term]; `l2` overrides options'.
 
         A term is finished when its bounded step would change the logits by less than `tolerance`
         (root mean square over the rows).
@@ -219,7 +255,7 @@ class PrincipalBasis:
         active = np.arange(count)
         state = _Descent.start(targets, len(self.variance))
         for _ in range(options.iterations):
-            change = state.step(self.inputs, self.variance, np.float32(options.l2))
+            change = state.step(self.inputs, self.variance, np.float32(options.l2 if l2 is None else l2))
             finished = change < options.tolerance
             # Leaving the finished columns out costs a copy, so it waits until a quarter of them is done.
             if finished.all() or finished.mean() > 0.25:

@@ -7,8 +7,8 @@ from services.train.models.cnn import CnnFitter
 from services.train.models.gbdt import GbdtFitter
 from services.train.models.homology import HomologyFitter
 from services.train.models.knn import KnnFitter
-from services.train.models.logreg import LogregFitter, TextFitter
-from services.train.models.mlp import MlpFitter
+from services.train.models.logreg import ConditionalLogregFitter, LogregFitter, TextFitter
+from services.train.models.mlp import ConditionalMlpFitter, MlpFitter
 from services.train.models.taxon import TaxonFitter
 
 MODELS: dict[str, Fitter] = {
@@ -19,8 +19,10 @@ MODELS: dict[str, Fitter] = {
         GbdtFitter(),
         KnnFitter(),
         LogregFitter(),
+        ConditionalLogregFitter(),
         TextFitter(),
         MlpFitter(),
+        ConditionalMlpFitter(),
         CnnFitter(),
     )
 }

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
+from torch import nn
 from torch.nn import functional
 
+from services.train.models.targets import orphans, with_parent
 from services.train.models.training import EpochRecord, build, mean_loss, torch_threads, train
 from shared.config import StackerConfig
 from shared.config.training import TrainingConfig
@@ -29,6 +31,7 @@ from shared.ontology import ASPECTS
 
 BLEND_ITERATIONS = 60
 STANDARDISING_PROTEINS = 256
+CROSS_PROTEINS = 8000  # that fit what the other aspects add
 SCALE_PRIOR = 10.0  # times `base_prior`: a term's slope is trusted less than its bias
 Tensors = dict[str, torch.Tensor]
 
@@ -47,6 +50,7 @@ class AspectData:
     folds: IntArray  # [protein], -1 for validation
     clusters: IntArray
     missing: Mapping[int, FloatArray]  # fold -> [term], 1 where its level-1 models never fitted the term
+    cross: FloatArray | None = None  # [protein, component], 0 for validation
 
     def inputs(self, rows: IntArray) -> torch.Tensor:
         """Channels [len(rows), term, channel]; every row must be in a fold."""
@@ -56,6 +60,7 @@ class AspectData:
                 np.stack([self.missing[int(fold)] for fold in self.folds[rows]]),
                 {kind: matrix[rows] for kind, matrix in self.goa.items()},
                 self.columns,
+                None if self.cross is None else self.cross[rows],
             )
         )
 
@@ -117,6 +122,7 @@ def fit_aspect(data: AspectData, context: StackingContext) -> tuple[AspectStacke
         sample = np.sort(draw.permutation(split.train)[: config.base_proteins])
         set_priors(network, data, split.train)
         fit_blend(network, data.inputs(sample), data.targets(sample), config.base_prior)
+        fit_cross_blend(network, data, np.sort(draw.permutation(split.train)[:CROSS_PROTEINS]), config.cross_prior)
         standardise(network, data.inputs(sample[:STANDARDISING_PROTEINS]))
     losses, kept = train_network(network, data, split, context, seed)
     record |= {"loss_inner": losses, "epochs_kept": kept, "loss_inner_level1": level1_losses(data, inner)}
@@ -133,11 +139,10 @@ def set_priors(network: AspectStacker, data: AspectData, rows: IntArray) -> None
     """Each term's frequency among `rows`, and among those that have one of its kept parents; as logits."""
     labels, terms = data.labels[rows], data.labels.shape[1]
     count = np.asarray(labels.sum(axis=0), np.float64).ravel()
-    edges = np.array(data.layout.edges[data.aspect], np.int64).reshape(-1, 2)
-    below = sparse.csr_array((np.ones(len(edges), np.float32), (edges[:, 1], edges[:, 0])), shape=(terms, terms))
-    with_parent = np.asarray(((labels @ below) > 0).sum(axis=0), np.float64).ravel()
-    with_parent[np.setdiff1d(np.arange(terms), edges[:, 0])] = len(rows)
-    priors = np.stack([logit((count + 0.5) / (len(rows) + 1)), logit((count + 0.5) / (with_parent + 1))])
+    edges = data.layout.edges[data.aspect]
+    having = np.asarray((with_parent(labels, edges) > 0).sum(axis=0), np.float64).ravel()
+    asked = np.where(orphans(edges, terms), len(rows), having)
+    priors = np.stack([logit((count + 0.5) / (len(rows) + 1)), logit((count + 0.5) / (asked + 1))])
     network.priors.copy_(torch.from_numpy(priors))
 
 
@@ -170,6 +175,44 @@ def fit_blend(network: AspectStacker, channels: torch.Tensor, targets: torch.Ten
         network.term_bias.add_(common)
     for parameter in network.blend_parameters:
         parameter.requires_grad_(False)
+
+
+def fit_cross_blend(network: AspectStacker, data: AspectData, rows: IntArray, prior: float) -> None:
+    """Fit what the other aspects add to the kept blend, per term: most likely under a Gaussian around nothing.
+
+    Args:
+        network: with a blend; its `cross_blend` is set and frozen.
+        data: labels of `rows` are read.
+        rows: fitted to.
+        prior: inverse variance of a weight.
+    """
+    if network.cross_blend is None or data.cross is None:
+        return
+    nn.init.zeros_(network.cross_blend)
+    device = network.blend.device
+    with torch.no_grad():
+        known = [network.base(data.inputs(rows[start:stop]).transpose(0, 1).to(device)) for start, stop in _spans(rows)]
+        offset = torch.cat(known, dim=1)  # [T, B]
+    wanted, cross = data.targets(rows).t().contiguous().to(device), torch.from_numpy(data.cross[rows]).t().to(device)
+    weights = network.cross_blend.requires_grad_(True)
+    shift = torch.zeros(len(offset), 1, device=device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights, shift], max_iter=BLEND_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = functional.binary_cross_entropy_with_logits(offset + weights @ cross + shift, wanted)
+        loss = loss + 0.5 * prior * (weights.square().sum() + shift.square().sum()) / wanted.numel()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        network.term_bias.add_(shift[:, 0])
+    weights.requires_grad_(False)
+
+
+def _spans(rows: IntArray) -> list[tuple[int, int]]:
+    return [(start, start + STANDARDISING_PROTEINS) for start in range(0, len(rows), STANDARDISING_PROTEINS)]
 
 
 def standardise(network: AspectStacker, channels: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from services.train.models.base import FitContext, TrainingData
+from services.train.models.base import FitContext, Targets, TrainingData
 from services.train.models.reference import make_reference
 from shared.models.features import IntArray
 from shared.models.taxon_prior import TaxonPrior
@@ -14,7 +14,9 @@ class TaxonFitter:
     """Registry entry `taxon`."""
 
     name: ClassVar[str] = "taxon"
+    settings: ClassVar[str] = "taxon"
     votes: ClassVar[bool] = True
+    targets: ClassVar[Targets] = "raw"
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> TaxonPrior:
         """Make the proteins at `rows` the reference."""

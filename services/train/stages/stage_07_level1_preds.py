@@ -222,7 +222,7 @@ def write_model(ctx: StageContext, config: Level1Config, name: str, fits: Sequen
     else:
         ctx.write(weights_path(name), arrays)
     options: dict[str, Any] = {
-        **getattr(config, name).model_dump(mode="json"),
+        **getattr(config, MODELS[name].settings).model_dump(mode="json"),
         "training": config.training.model_dump(mode="json"),
     }
     parts = {fit.part: read_record(fit) for fit in fits}

@@ -22,6 +22,7 @@ import torch
 from scipy import sparse
 
 from services.train.models.calibrating import Scored, calibrate, held_out_record
+from services.train.models.cross import fit_cross
 from services.train.models.inputs import Splits, load_annotated, load_labels, load_splits
 from services.train.models.stacking import AspectData, StackingContext, fit_aspect
 from services.train.stage import Stage, StageContext, always
@@ -29,10 +30,11 @@ from shared.atomic import atomic_path, write_bytes, write_json
 from shared.config import Config, Level1Config, StackerConfig
 from shared.digests import digest_of_lines
 from shared.errors import IntegrityError
-from shared.models.channels import Channels, goa_matrices
+from shared.models.channels import Channels, CrossAspect, goa_matrices
 from shared.models.features import FloatArray, IntArray
 from shared.nn.device import resolve_device
-from shared.nn.stacker import StackerEnsemble, StackerLayout, StackerShape
+from shared.nn.stacker import StackerEnsemble, StackerLayout, StackerShape, cross_tensors
+from shared.nn.transforms import row_blocks
 from shared.ontology import ASPECTS, Ontology
 
 TOP_TERMS, OUT_OF_FOLD, TEST = "features/top_terms_1500.json", "features/oof_gcn.npy", "features/test_pred_gcn.npy"
@@ -73,6 +75,7 @@ class Prepared:
     splits: Splits
     missing: Mapping[int, FloatArray]  # fold -> [stacker term]
     roots: frozenset[str]
+    cross: Mapping[str, CrossAspect]  # aspect -> the others' scores; empty where they are not read
 
 
 def run(ctx: StageContext) -> None:
@@ -126,15 +129,20 @@ def prepare(ctx: StageContext) -> Prepared:
         columns=tuple(int(column) for column in columns),
         level1_terms=len(terms),
         level1_digest=digest_of_lines(terms),
-        channels=Channels(tuple(models), tuple(goa_train)),
+        channels=Channels(tuple(models), tuple(goa_train), config.cross_components),
         missing_rate=tuple(np.mean(list(missing.values()), axis=0).tolist()),
         edges=aspect_edges(ontology, chosen, aspects),
         folds=tuple(fitted),
         shape=StackerShape(config.hidden, config.embedding, config.layers, config.dropout, config.goa_dropout),
     )
+    out_of_fold = read_level1(ctx, "oof", models, len(train_ids), len(terms))
+    cross = {
+        aspect: fit_cross(out_of_fold, splits.fit_rows, layout.other_columns(aspect), config.cross_components)
+        for aspect in (layout.scored_aspects if config.cross_components else ())
+    }
     return Prepared(
         layout,
-        Proteins(read_level1(ctx, "oof", models, len(train_ids), len(terms)), goa_train),
+        Proteins(out_of_fold, goa_train),
         Proteins(read_level1(ctx, "test_pred", models, len(test_ids), len(terms)), goa_test),
         len(test_ids),
         labels[:, columns],
@@ -142,6 +150,7 @@ def prepare(ctx: StageContext) -> Prepared:
         splits,
         missing,
         frozenset(ontology.roots.values()),
+        cross,
     )
 
 
@@ -194,7 +203,7 @@ def fit_all(ctx: StageContext, prepared: Prepared) -> tuple[dict[str, torch.Tens
         the tensors of `models/stacker.pth`, and fold -> aspect -> record of the fit.
     """
     config, layout = ctx.settings(StackerConfig), prepared.layout
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = cross_tensors(prepared.cross)
     records: dict[str, dict[str, Any]] = {}
     views = {aspect: aspect_data(prepared, aspect) for aspect in layout.scored_aspects}
     with ctx.progress("fit", len(layout.folds) * len(views) * max(1, config.epochs), "epoch") as bar:
@@ -242,6 +251,11 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
 def aspect_data(prepared: Prepared, aspect: str) -> AspectData:
     """The train proteins' part that concerns one aspect."""
     layout, of_aspect = prepared.layout, prepared.layout.of_aspect(aspect)
+    cross = None
+    if aspect in prepared.cross:
+        cross = np.zeros((len(prepared.splits.folds), layout.channels.cross), np.float32)
+        for _, block in row_blocks(prepared.splits.fit_rows):
+            cross[block] = prepared.cross[aspect].of(prepared.train.at(block).level1)
     return AspectData(
         aspect=aspect,
         layout=layout,
@@ -253,6 +267,7 @@ def aspect_data(prepared: Prepared, aspect: str) -> AspectData:
         folds=prepared.splits.folds,
         clusters=prepared.splits.clusters,
         missing={fold: flags[of_aspect] for fold, flags in prepared.missing.items()},
+        cross=cross,
     )
 
 

@@ -194,7 +194,9 @@ def score(prepared: Prepared, model: Model, part: Part, rows: IntArray) -> spars
             prior_weight=prepared.vote.prior_weight,
         )
     logits = np.asarray(model.logits[part][rows], np.float32)
-    scores = assemble_scores(logits, model.terms, model.calibration, ontology, rare)
+    scores = assemble_scores(
+        logits, model.terms, model.calibration, ontology, rare, descendant_share=settings.descendant_share
+    )
     known = prepared.parts[part].known
     # Known terms come with their ancestors, so that 1 nowhere exceeds a parent's score.
     return submitted(scores if known is None else scores.maximum(known[rows]), settings)

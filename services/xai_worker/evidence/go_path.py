@@ -1,7 +1,8 @@
 """Which descendant gave a term its final probability, and how the term hangs in the graph.
 
 After calibration, a parent's probability becomes at least its children's. Where the term's own evidence
-is weaker than a descendant's, the explanation of the final number is that descendant's.
+is weaker than a descendant's, the explanation of the final number is that descendant's. Where the run
+blends that with the ancestors' lowest probability, that ancestor is named too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy.typing as npt
 from services.xai_worker.evidence.base import Context
 from services.xai_worker.result import AnyExplanation, PathExplanation, PathNode, Violation
 from shared.models.scoring import own_scores, provenance
-from shared.ontology import propagate_max
+from shared.models.trained import descendant_share
+from shared.ontology import Ontology, propagate_blend
 
 
 class GoPath:
@@ -30,12 +32,18 @@ class GoPath:
         calibration = context.bundle.calibration.to_json()["calibration"]
         rare = context.bundle.rare_scores(run.features(place, hits=True)) if place.fold is None else None
         sparse_own = own_scores(logits, list(run.stacker_terms), calibration, ontology, rare)
-        final = propagate_max(sparse_own, ontology).toarray()[0]
+        share = descendant_share(context.bundle.metadata)
+        final = propagate_blend(sparse_own, ontology, share).toarray()[0]
         own = sparse_own.toarray()[0]
-        return [self._document(context, term, own, final) for term in context.target.terms]
+        return [self._document(context, term, own, final, share) for term in context.target.terms]
 
     def _document(
-        self, context: Context, term: str, own: npt.NDArray[np.floating], final: npt.NDArray[np.floating]
+        self,
+        context: Context,
+        term: str,
+        own: npt.NDArray[np.floating],
+        final: npt.NDArray[np.floating],
+        share: float,
     ) -> PathExplanation:
         ontology = context.run.ontology
         path = provenance(own, ontology, term)
@@ -44,6 +52,8 @@ class GoPath:
         return PathExplanation(
             **context.common(term, self.name),
             path=list(path),
+            descendant_share=share,
+            lowest=None if share == 1 else lowest_ancestor(own, ontology, term),
             nodes=[
                 PathNode(term=ontology.terms[i], name=ontology.names[i], own=float(own[i]), probability=float(final[i]))
                 for i in kept
@@ -55,3 +65,12 @@ class GoPath:
                 if own[c] > own[p]
             ],
         )
+
+
+def lowest_ancestor(own: npt.NDArray[np.floating], ontology: Ontology, term: str) -> str | None:
+    """Among a term and its ancestors, the one of the lowest own score [len(ontology)]; None where none has a score.
+
+    Among equals the nearest to the term counts, that is, the one of the highest index.
+    """
+    scored = [i for i in ontology.ancestors(ontology.index[term]).tolist() if own[i] > 0]
+    return ontology.terms[min(scored, key=lambda i: (own[i], -i))] if scored else None

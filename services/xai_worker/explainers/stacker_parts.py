@@ -61,11 +61,14 @@ def parts_of(values: FloatArray, channels: Sequence[str], relations: Mapping[Rel
 
     Args:
         values: what each (node, channel) adds.
-        channels: column names.
+        channels: column names; columns of the same name are one part.
         relations: node masks that are disjoint and cover every node.
     """
+    columns: dict[str, list[int]] = {}
+    for column, channel in enumerate(channels):
+        columns.setdefault(channel, []).append(column)
     return [
-        ChannelPart(channel, relation, float(values[relations[relation], column].sum()))
-        for column, channel in enumerate(channels)
+        ChannelPart(channel, relation, float(values[relations[relation]][:, own].sum()))
+        for channel, own in columns.items()
         for relation in RELATIONS
     ]

@@ -99,6 +99,10 @@ def _wire(child: tuple[float, float], parent: tuple[float, float]) -> str:
 
 def _sentence(item: PathExplanation) -> str:
     names = {node.term: node.name for node in item.nodes}
+    if item.lowest is not None:
+        highest, lowest = (names.get(term, term) for term in (item.path[-1], item.lowest))
+        share = f"{item.descendant_share:.0%}"
+        return f"The probability is {share} of what {highest} has by itself, and the rest of what {lowest} has."
     if len(item.path) <= 1:
         return "The term has its own probability: no descendant scored higher."
     return f"The term has its probability from a descendant, {names.get(item.path[-1], item.path[-1])}, by the true-path rule."

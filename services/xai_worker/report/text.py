@@ -4,7 +4,7 @@ from __future__ import annotations
 
 NAMES = {
     "esm2": "sequence (ESM-2)", "t5": "sequence (ProtT5)", "cnn": "sequence (CNN)", "text": "text", "words": "text",
-    "taxon": "taxon", "goa": "annotations (GOA)", "homology": "homologues", "knn": "neighbours",
+    "taxon": "taxon", "goa": "annotations (GOA)", "homology": "homologues", "knn": "neighbours", "cross": "other aspects",
 }  # fmt: skip
 
 

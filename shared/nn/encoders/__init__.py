@@ -36,6 +36,8 @@ class Architecture:
 # The tiny ones are for tests, demos and machines without weights: real architectures, nothing learned.
 ENCODERS: dict[str, Architecture] = {
     "esm2_tiny": Architecture(Esm2Shape(layers=4, dim=64, heads=4)),
+    # For `pretrain`: what two cores train within an hour.
+    "esm2_small": Architecture(Esm2Shape(layers=4, dim=192, heads=6)),
     "esm2_t6_8M": Architecture(Esm2Shape(layers=6, dim=320, heads=20), "facebook/esm2_t6_8M_UR50D"),
     "esm2_t12_35M": Architecture(Esm2Shape(layers=12, dim=480, heads=20), "facebook/esm2_t12_35M_UR50D"),
     "esm2_t30_150M": Architecture(Esm2Shape(layers=30, dim=640, heads=20), "facebook/esm2_t30_150M_UR50D"),

@@ -57,6 +57,26 @@ class Esm2Shape:
         return f"ESM-2, {self.layers} layers x {self.dim}, {self.heads} heads"
 
 
+def esm_config(shape: Esm2Shape) -> EsmConfig:
+    """What transformers builds an ESM-2 of this shape from; without dropout, as it was trained."""
+    return EsmConfig(
+        vocab_size=len(TOKENS),
+        hidden_size=shape.dim,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.dim,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+        layer_norm_eps=1e-5,
+        pad_token_id=PAD,
+        mask_token_id=TOKENS.index("<mask>"),
+        max_position_embeddings=1026,
+    )
+
+
 class Esm2Network:
     """An ESM-2 without language-model and contact heads."""
 
@@ -66,23 +86,9 @@ class Esm2Network:
 
     def __init__(self, shape: Esm2Shape) -> None:
         self.shape = shape
-        config = EsmConfig(
-            vocab_size=len(TOKENS),
-            hidden_size=shape.dim,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            intermediate_size=4 * shape.dim,
-            position_embedding_type="rotary",
-            token_dropout=True,
-            emb_layer_norm_before=False,
-            layer_norm_eps=1e-5,
-            pad_token_id=PAD,
-            mask_token_id=TOKENS.index("<mask>"),
-            max_position_embeddings=1026,
-        )
         # The module's own random start draws from the global generator; the weights follow later.
         with torch.random.fork_rng(devices=[]):
-            self.module: nn.Module = EsmModel(config, add_pooling_layer=False)
+            self.module: nn.Module = EsmModel(esm_config(shape), add_pooling_layer=False)
         self.module.contact_head = None
 
     def table(self) -> Tensor:

@@ -72,3 +72,15 @@ def test_goa_lines_become_matrices_and_the_highest_repeat_counts() -> None:
 def test_a_header_only_goa_table_has_no_kinds() -> None:
     assert goa_matrices([pd.DataFrame(columns=COLUMNS)], ["P1"], ["A"]) == {}
     assert goa_matrices([], ["P1"], ["A"]) == {}
+
+
+def test_components_of_the_other_aspects_stand_last_and_are_alike_for_every_term() -> None:
+    channels = Channels(("knn",), ("IEA",), cross=2)
+    assert channels.names == ("level1:knn", "missing", "goa:IEA", "cross:0", "cross:1")
+    assert channels.kinds == ("level1:knn", "missing", "goa:IEA", "cross", "cross")
+    level1, cross = {"knn": np.zeros((2, 3), np.float32)}, np.array([[1, 2], [3, 4]], np.float32)
+    stacked = channels.stack(level1, np.zeros(3, np.float32), None, np.arange(3), cross)
+    assert stacked.shape == (2, 3, len(channels))
+    np.testing.assert_array_equal(stacked[..., channels.cross_part], np.repeat(cross[:, None], 3, axis=1))
+    with pytest.raises(MissingInput, match="other aspects"):
+        channels.stack(level1, np.zeros(3, np.float32), None, np.arange(3))

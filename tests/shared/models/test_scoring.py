@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.errors import DataError
 from shared.models.features import Hits
 from shared.models.scoring import IDENTITY, assemble_scores, own_scores, provenance, vote_all_terms
-from shared.ontology import ASPECTS, Ontology, propagate_labels, propagate_max
+from shared.ontology import ASPECTS, Ontology, propagate_blend, propagate_labels, propagate_max
 from tests.fakes.ontologies import csr, make_ontology, ontologies, score_matrices
 
 laws = settings(deadline=None, max_examples=50)
@@ -143,3 +143,58 @@ def test_votes_are_their_definition(ontology: Ontology, found: list[tuple[int, i
             known = sum(b for t, b in voters if annotated[t, ontology.aspects[term]])
             having = sum(b for t, b in voters if dense[t, term]) * columns[term]
             assert votes[place, term] == pytest.approx(0.5 * having / (known + prior_weight) if known else 0)
+
+
+SHARES = st.sampled_from([0.25, 0.5, 0.7, 1.0])
+
+
+def lowest_by_loop(ontology: Ontology, own: np.ndarray, row: int, term: int) -> float | None:
+    found = [own[row, i] for i in ontology.ancestors(term) if own[row, i] > 0]
+    return min(found) if found else None
+
+
+@laws
+@given(scored(), SHARES)
+def test_a_blend_is_its_definition(case: tuple[Ontology, list[str], np.ndarray, np.ndarray], share: float) -> None:
+    ontology, terms, logits, rare = case
+    own = own_scores(logits, terms, IDENTITY, ontology, csr(rare))
+    highest, dense = propagate_max(own, ontology).toarray(), own.toarray()
+    found = assemble_scores(logits, terms, IDENTITY, ontology, csr(rare), descendant_share=share).toarray()
+    for row, term in np.ndindex(*found.shape):
+        low = lowest_by_loop(ontology, dense, row, term)
+        high = highest[row, term]
+        wanted = high if low is None or high == 0 else share * high + (1 - share) * min(low, high)
+        assert found[row, term] == pytest.approx(wanted, rel=1e-6)
+
+
+@laws
+@given(scored(), SHARES)
+def test_blended_scores_are_consistent_and_blending_again_changes_nothing(
+    case: tuple[Ontology, list[str], np.ndarray, np.ndarray], share: float
+) -> None:
+    ontology, terms, logits, rare = case
+    found = assemble_scores(logits, terms, IDENTITY, ontology, csr(rare), descendant_share=share)
+    dense = found.toarray()
+    for child, parents in enumerate(ontology.parents):
+        for parent in parents:
+            assert (dense[:, parent] >= dense[:, child]).all()
+    assert found.data.min(initial=1) > 0
+    assert found.data.max(initial=0) <= 1
+    again = propagate_blend(found, ontology, share).toarray()
+    np.testing.assert_allclose(again, dense, rtol=3e-7)
+    assert np.array_equal(propagate_max(found, ontology).toarray(), dense)
+
+
+@laws
+@given(scored())
+def test_a_share_of_one_is_the_maximum(case: tuple[Ontology, list[str], np.ndarray, np.ndarray]) -> None:
+    ontology, terms, logits, rare = case
+    own = own_scores(logits, terms, IDENTITY, ontology, csr(rare))
+    assert np.array_equal(propagate_blend(own, ontology, 1.0).toarray(), propagate_max(own, ontology).toarray())
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    ontology = make_ontology([[], [0]], [0, 0])
+    with pytest.raises(DataError, match="share"):
+        propagate_blend(csr(np.ones((1, 2))), ontology, share)

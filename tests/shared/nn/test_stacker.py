@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from scipy import sparse
 
 from shared.digests import digest_of_lines
 from shared.errors import IntegrityError, MissingInput
-from shared.models.channels import Channels
-from shared.nn.stacker import AspectStacker, StackerEnsemble, StackerLayout, StackerShape
+from shared.models.channels import Channels, CrossAspect
+from shared.nn.stacker import AspectStacker, StackerEnsemble, StackerLayout, StackerShape, cross_tensors
 
 LEVEL1_TERMS = [f"L{i}" for i in range(9)]
 EDGES = {"MF": ((1, 0), (2, 0), (3, 1), (3, 2)), "CC": ()}
@@ -165,3 +166,61 @@ def test_no_proteins_and_a_wrong_width(ensemble: StackerEnsemble) -> None:
     assert ensemble.logits(empty).shape == (0, 5)
     with pytest.raises(IntegrityError, match="shapes"):
         ensemble.logits({name: np.zeros((1, 8), np.float32) for name in ("homology", "knn")})
+
+
+def crossed() -> tuple[StackerLayout, dict[str, torch.Tensor]]:
+    """A stacker with two components of the other aspects, and its tensors."""
+    layout = replace(LAYOUT, channels=Channels(("homology", "knn"), ("IEA",), cross=2))
+    rng = np.random.default_rng(4)
+    cross = {
+        aspect: CrossAspect(
+            layout.other_columns(aspect),
+            rng.normal(size=len(layout.other_columns(aspect))).astype(np.float32),
+            rng.normal(size=(len(layout.other_columns(aspect)), 2)).astype(np.float32),
+        )
+        for aspect in EDGES
+    }
+    tensors = cross_tensors(cross)
+    for fold in layout.folds:
+        for aspect in EDGES:
+            torch.manual_seed(10 * fold + len(aspect))
+            made = layout.network(aspect)
+            torch.nn.init.normal_(made.cross_blend)
+            torch.nn.init.normal_(made.priors)
+            tensors |= {f"fold{fold}/{aspect}/{name}": tensor for name, tensor in made.state_dict().items()}
+    return layout, tensors
+
+
+def test_what_the_other_aspects_say_is_restored_and_counts() -> None:
+    layout, tensors = crossed()
+    level1, goa = proteins(40)
+    ensemble = StackerEnsemble.restore(json.loads(json.dumps(layout.to_json())), tensors)
+    assert ensemble.layout == layout
+    scores = ensemble.logits(level1, goa)
+    for row in (0, 31, 39):  # a score depends on no other protein
+        rows = slice(row, row + 1)
+        alone = ensemble.logits({n: m[rows] for n, m in level1.items()}, {k: m[rows] for k, m in goa.items()})
+        np.testing.assert_array_equal(alone, scores[rows])
+    moved = {name: matrix.copy() for name, matrix in level1.items()}
+    moved["knn"][:, 8] += 1.0  # the one CC term
+    changed = ensemble.logits(moved, goa)
+    assert (changed[:, layout.of_aspect("MF")] != scores[:, layout.of_aspect("MF")]).any()
+    neutral = ensemble.uninformed("MF")
+    others = ensemble.prior_logits()[layout.of_aspect("CC")].numpy() - ensemble.cross["MF"].mean
+    np.testing.assert_allclose(neutral[0, -2:], others @ ensemble.cross["MF"].directions, rtol=1e-5)
+    assert (neutral[:, -2:] == neutral[0, -2:]).all()
+
+
+def test_directions_of_another_shape_or_none_are_refused() -> None:
+    layout, tensors = crossed()
+    document = layout.to_json()
+    with pytest.raises(MissingInput, match="cross/MF"):
+        StackerEnsemble.restore(document, {n: t for n, t in tensors.items() if not n.startswith("cross/MF")})
+    with pytest.raises(IntegrityError, match="other aspects of CC"):
+        StackerEnsemble.restore(document, {**tensors, "cross/CC/mean": torch.zeros(3)})
+
+
+def test_documents_from_before_there_were_other_aspects_are_read() -> None:
+    document = LAYOUT.to_json()
+    del document["cross_components"]
+    assert StackerLayout.from_json(document) == LAYOUT

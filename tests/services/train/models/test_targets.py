@@ -13,7 +13,7 @@ from services.train.models.base import TrainingData
 from services.train.models.inputs import load_splits
 from services.train.models.monitors import monitor
 from services.train.models.saved import join_parts, read_torch, write_logits, write_torch
-from services.train.models.targets import MaskedLoss, learnable_terms, prior_logits
+from services.train.models.targets import Entries, MaskedLoss, learnable_terms, prior_logits
 from shared.artefacts import artefact
 from shared.errors import GowhyError
 from shared.models.base import logit
@@ -34,7 +34,7 @@ def test_the_loss_is_the_weighted_mean_over_known_entries(data: TrainingData) ->
     rows = np.flatnonzero(data.folds >= 0)
     rng = np.random.default_rng(0)
     weights = rng.random(len(data.terms)).astype(np.float32)
-    masked = MaskedLoss.of(data, rows, weights=weights, min_positives=6, device="cpu")
+    masked = MaskedLoss.of(Entries(data), rows, weights=weights, min_positives=6, device="cpu")
     batch = rng.permutation(rows)[:17]
     logits = rng.normal(size=(17, len(data.terms)))
     labels, learnable = data.labels.toarray(), learnable_terms(data, rows, 6)
@@ -52,7 +52,7 @@ def test_the_loss_is_the_weighted_mean_over_known_entries(data: TrainingData) ->
 def test_a_batch_in_which_nothing_is_known_has_no_loss_and_no_gradient(data: TrainingData) -> None:
     blind = replace(data, annotated=np.zeros_like(data.annotated))
     masked = MaskedLoss.of(
-        blind, np.arange(10), weights=np.ones(len(data.terms), np.float32), min_positives=1, device="cpu"
+        Entries(blind), np.arange(10), weights=np.ones(len(data.terms), np.float32), min_positives=1, device="cpu"
     )
     logits = torch.randn(3, len(data.terms), requires_grad=True)
     loss = masked(logits, np.arange(3))

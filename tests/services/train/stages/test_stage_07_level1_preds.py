@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_with_the_next_fit(folder: Path, staging: Path, mon
     fitted: list[int] = []
 
     class Dying:
-        name, votes = fitter.name, fitter.votes
+        name, votes, settings, targets = fitter.name, fitter.votes, fitter.settings, fitter.targets
 
         def fit(self, data, rows, context):
             if context.fold == 3 and fitted.count(3) == 0:
@@ -278,3 +278,20 @@ def test_labels_of_unknown_proteins_are_refused(tmp_path: Path) -> None:
     codec.write(path, codec.read(path).replace({"id": {"P0003": "sp|P0003|X"}}))
     with pytest.raises(DataError, match="P0003"):
         run_stage(folder, settings("homology"))
+
+
+def test_variants_of_a_model_go_through_the_stage_and_say_whose_settings_they_read(tmp_path: Path) -> None:
+    planted = Level1Run(proteins=150, tests=12, words=5)
+    folder = planted.write(tmp_path / "variants")
+    names = ("logreg", "text", "logreg_conditional", "mlp_conditional")
+    staging = run_stage(folder, settings(*names))
+    for name in names:
+        record = read(staging, record_path(name))
+        assert record["kind"] == ("mlp" if name.startswith("mlp") else "logreg")
+        section = getattr(QUICK, MODELS[name].settings).model_dump(mode="json")
+        assert section.items() <= record["options"].items()
+        assert ("chain" in record["parts"]["0"]["architecture"]) == name.endswith("conditional")
+        out_of_fold, test = scores(planted, staging, name)
+        assert out_of_fold > 0.6
+        assert test > 0.55
+    assert set(read_models(lambda path: read(staging, path), "mlp_conditional")) == {"0", "1", "2", "3", "4"}

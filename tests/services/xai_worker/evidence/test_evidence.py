@@ -145,6 +145,20 @@ def test_the_path_ends_at_the_descendant_that_gave_the_probability(fake_run: Exp
             assert violation.gap > 0
 
 
+def test_a_blended_probability_names_the_lowest_ancestor_too(tmp_path: Path) -> None:
+    run = ExplainedRun(tmp_path / "run")
+    run.bundle.metadata["submission"]["descendant_share"] = 0.6
+    asked = found(run, "go_path", proteins=("T1", "T2", "T3"))
+    assert asked
+    for item in asked:
+        own = {node.term: node.own for node in item.nodes}
+        final = {node.term: node.probability for node in item.nodes}
+        above = {run.ontology.terms[i] for i in run.ontology.ancestors(run.ontology.index[item.term])}
+        assert item.lowest in above
+        assert own[item.lowest] == min(own[term] for term in above if own[term] > 0)
+        assert final[item.term] == pytest.approx(0.6 * own[item.path[-1]] + 0.4 * own[item.lowest], rel=1e-4)
+
+
 def test_a_counterfactual_of_modalities_is_smallest(fake_run: ExplainedRun) -> None:
     asked = found(fake_run, "counterfactual_modalities", "shapley", threshold=0.4)
     for item in (i for i in asked if i.kind == "counterfactual"):

@@ -40,3 +40,13 @@ def test_grouping_keeps_the_sum_of_every_channel(nodes: int, channels: int, seed
     for column, name in enumerate(names):
         total = sum(part.value for part in parts if part.channel == name)
         assert total == pytest.approx(values[:, column].sum())
+
+
+def test_columns_of_one_name_are_one_part_and_keep_the_total() -> None:
+    values = np.random.default_rng(2).normal(size=(5, 4))
+    relations = {relation: np.arange(5) % 4 == place for place, relation in enumerate(RELATIONS)}
+    parts = parts_of(values, ["level1:mlp", "cross", "missing", "cross"], relations)
+    assert [part.channel for part in parts[:: len(RELATIONS)]] == ["level1:mlp", "cross", "missing"]
+    assert sum(part.value for part in parts) == pytest.approx(values.sum())
+    crossed = {part.relation: part.value for part in parts if part.channel == "cross"}
+    assert crossed["self"] == pytest.approx(values[relations["self"]][:, [1, 3]].sum())
