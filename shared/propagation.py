@@ -71,9 +71,7 @@ class Native:
         rows, terms = len(pointer) - 1, len(parents[0]) - 1
         child = np.repeat(np.arange(terms, dtype=np.int32), np.diff(parents[0]))[::-1].copy()
         parent = np.ascontiguousarray(parents[1][::-1])
-        # No row has more terms than the closures of its own; memory that is never written is never taken.
-        reach = np.concatenate(([0], np.cumsum(np.diff(closure[0])[index])))[pointer]
-        room = int(np.minimum(np.diff(reach), terms).sum())
+        room = room_for(pointer, index, closure)
         out_pointer, out_index, out_values = (
             np.zeros(rows + 1, np.int64),
             np.empty(room, np.int32),
@@ -96,6 +94,15 @@ class Native:
         for array in (out_index, out_values):
             array.resize(int(out_pointer[-1]), refcheck=False)  # gives the rest back without a copy
         return out_pointer, out_index, out_values
+
+
+def room_for(pointer: Array, index: Array, closure: Csr) -> int:
+    """Places that propagated rows take at most: no row has more terms than the closures of its own terms.
+
+    Memory that is reserved and never written is never taken.
+    """
+    reach = np.concatenate(([0], np.cumsum(np.diff(closure[0])[index])))[pointer]
+    return int(np.minimum(np.diff(reach), len(closure[0]) - 1).sum())
 
 
 def _aligned(terms: int) -> Array:
@@ -121,9 +128,13 @@ def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows
     Each term gets the maximum of its own value and its children's; with `fill` a term that has a
     value of its own keeps it, and passes that on.
     """
-    pointer, _index, values = scores
-    large = (len(pointer) - 1) * (len(parents[0]) - 1) >= WORTH
-    if large and values.dtype == np.float32 and (compiled_code := native()) is not None:
+    pointer, index, values = scores
+    rows, terms = len(pointer) - 1, len(parents[0]) - 1
+    # The library passes every edge for BLOCK rows at a time; the other kernel visits the closures of a row's own terms,
+    # which is less where there are few of them, and takes about twice as long per visit.
+    visits = 2 * int(np.diff(closure[0])[index].sum())
+    worth = rows * terms >= WORTH and visits * BLOCK > rows * (len(parents[1]) + 2 * terms)
+    if worth and values.dtype == np.float32 and (compiled_code := native()) is not None:
         return compiled_code.rows(scores, parents, closure, fill)
     return _propagate_rows(scores, parents, closure, fill)
 
@@ -237,6 +248,34 @@ def _propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Row
                 parent = parent_index[k]
                 received[parent] = max(received[parent], value)
     return out_pointer, out_index[: out_pointer[rows]].copy(), out_values[: out_pointer[rows]].copy()
+
+
+@compiled
+def union_rows(pointer: Array, index: Array, closure: Csr, out_index: Array) -> Array:
+    """Every row's terms with all their ancestors, ascending, into `out_index`; the pointer [rows + 1] of the result."""
+    closure_pointer, closure_index = closure
+    rows = len(pointer) - 1
+    out_pointer = np.zeros(rows + 1, np.int64)
+    marks = np.zeros((len(closure_pointer) - 1) // WORD + 1, np.uint64)
+    for row in range(rows):
+        for j in range(pointer[row], pointer[row + 1]):
+            term = index[j]
+            if marks[term >> 6] >> np.uint64(term & 63) & ONE:
+                continue  # a descendant brought it, and all above it
+            for k in range(closure_pointer[term], closure_pointer[term + 1]):
+                ancestor = closure_index[k]
+                marks[ancestor >> 6] |= ONE << np.uint64(ancestor & 63)
+        filled = out_pointer[row]
+        for word in range(len(marks)):
+            left = marks[word]
+            marks[word] = 0
+            while left != 0:
+                lowest = left & (~left + ONE)
+                out_index[filled] = word * WORD + BIT[(lowest * DE_BRUIJN) >> TOP_BITS]
+                filled += 1
+                left ^= lowest
+        out_pointer[row + 1] = filled
+    return out_pointer
 
 
 @compiled

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared import fasta
 from shared.errors import DataError, MissingInput
 from shared.fasta import FastaRecord, normalise_id, parse_header, read_fasta, read_unique_fasta
 
@@ -137,3 +138,28 @@ def test_real_headers(gowhy_data: Path) -> None:
     assert (len(train), len(test)) == (240, 60)
     assert (train[0].id, train[0].taxon) == ("A0A059TC02", 4102)
     assert (test[0].id, test[0].taxon) == ("A0A0R4IUS5", 7955)
+
+
+@pytest.mark.parametrize("part", [8, 50, 1 << 24])
+def test_a_file_read_at_once_is_the_file_read_by_lines(tmp_path: Path, monkeypatch, part: int) -> None:
+    """In parts of any size; what is unusual is left to the reader of lines."""
+    monkeypatch.setattr(fasta, "_PART", part)
+    path = tmp_path / "proteins.fasta"
+    usual = b">sp|P1|A x OX=9606 y\nMKV\nmkl\n\n>P2\nMK*\n>P3\t12\r\nMKVLA\r\nWW\r\n>P4 OX=a OX=7\nACD"
+    for content in (usual, usual + b"\n", b"\xef\xbb\xbf" + usual, gzip.compress(usual)):
+        path.write_bytes(content)
+        found = fasta._read_at_once(path)
+        assert found == list(read_fasta(path))
+        assert found is not None
+        assert [record.line for record in found] == [1, 5, 7, 10]
+    for content in (
+        b"\n" + usual,
+        b">P1\nM K\n",
+        b">P1\nM-K\n",
+        b">P1\n>P2\nMK\n",
+        b">P1",
+        b">P1\nMK\n>P1\nMK\n",
+        b">a/b\nMK\n",
+    ):
+        path.write_bytes(content)
+        assert fasta._read_at_once(path) is None
