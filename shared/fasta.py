@@ -20,8 +20,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from shared.collection import uncollected
 from shared.errors import DataError, MissingInput, from_os_error
+from shared.fasta_scan import (
+    HEADER,
+    HEADER_END,
+    LINES,
+    NAME,
+    NAME_END,
+    RESIDUES_END,
+    TAXON,
+    UNUSUAL,
+    scan,
+)
+from shared.fasta_scan import RESIDUES as RESIDUES_START
 
 RESIDUES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # every letter: 20 amino acids, U, O, and the ambiguity codes B, J, X, Z
 GZIP_MAGIC = b"\x1f\x8b"
@@ -32,7 +47,8 @@ _LEGAL = RESIDUES.encode()
 _TAXON = re.compile(r"(?:^|\s)OX=(\d+)(?=\s|$)")
 _ID = re.compile(rf"[A-Za-z0-9_][\x21-\x2e\x30-\x5b\x5d-\x7e]{{0,{MAX_ID_LENGTH - 1}}}")  # no slash: ids name files
 _IDS = re.compile(rf"(?:{_ID.pattern}\n)+")
-_UPPER = bytes(range(256)).upper()
+_CAPITALS = np.zeros(256, np.uint8)
+_CAPITALS[list(_LEGAL)] = _CAPITALS[list(_LEGAL.lower())] = list(_LEGAL)
 _PART = 1 << 20  # bytes of a file that are cut into records at a time
 _MARK = b"\xef\xbb\xbf"  # of UTF-8, at the start of some files
 _REMEDY = "Correct the file: each protein is a line `>ID ...` and then its residues"
@@ -151,26 +167,32 @@ def _read_at_once(path: Path) -> list[FastaRecord] | None:
     try:
         with uncollected():
             for part in _whole_records(path):
-                start, size = 0, len(part) - part.endswith(b"\n")
-                while start < size:
-                    at = part.find(b"\n", start)
-                    end = part.find(b"\n>", at)
-                    end = end if end >= 0 else size
-                    body = part[at + 1 : end]
-                    sequence = body.translate(_UPPER, b"\n")
-                    ends = len(body) - len(sequence)  # of lines in the body
-                    sequence = sequence.removesuffix(b"*")
-                    if at < 0 or not sequence.isalpha():
-                        return None
-                    protein, taxon = parse_header(part[start + 1 : at].decode("utf-8"))
-                    records.append(FastaRecord(protein, taxon, sequence.decode("ascii"), line))
-                    line += ends + 2
-                    start = end + 1
+                rows = np.empty((part.count(b"\n>") + 1, 8), np.int64)
+                residues = np.empty(len(part), np.uint8)
+                found = scan(np.frombuffer(part, np.uint8), _CAPITALS, rows, residues)
+                if found != len(rows):
+                    return None
+                records += _records(part, rows, residues[: rows[-1, RESIDUES_END]].tobytes().decode("ascii"), line)
+                line += int(rows[:, LINES].sum())
     except (EOFError, zlib.error, OSError, UnicodeDecodeError, ValueError):
         return None
     ids = [record.id for record in records]
     good = _IDS.fullmatch("".join(f"{protein}\n" for protein in ids)) is not None and len(set(ids)) == len(ids)
     return records if good else None
+
+
+def _records(part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int) -> list[FastaRecord]:
+    """What `scan` found; what it did not understand is read here."""
+    text = part.decode("latin-1")  # one character for each byte, so that places stay what they are
+    ids = [text[start:end] for start, end in rows[:, NAME : NAME_END + 1].tolist()]
+    taxa: list[int | None] = rows[:, TAXON].tolist()
+    for row in np.flatnonzero(rows[:, TAXON] < 0).tolist():
+        taxa[row] = None
+        if rows[row, TAXON] == UNUSUAL:
+            ids[row], taxa[row] = parse_header(part[rows[row, HEADER] : rows[row, HEADER_END]].decode("utf-8"))
+    sequences = [residues[start:end] for start, end in rows[:, RESIDUES_START : RESIDUES_END + 1].tolist()]
+    lines = (line + np.cumsum(rows[:, LINES]) - rows[:, LINES]).tolist()
+    return list(map(FastaRecord, ids, taxa, sequences, lines))
 
 
 def _whole_records(path: Path) -> Iterator[bytes]:

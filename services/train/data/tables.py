@@ -43,7 +43,7 @@ class Column:
     names: list[str]
 
     def __getitem__(self, row: int) -> str:
-        return self.names[self.codes[row]]
+        return self.names[int(self.codes[row])]
 
     def renamed(self, rename: Callable[[str], str]) -> Column:
         """The same rows under other names."""
