@@ -7,7 +7,7 @@ columns of the aspect enter no loss and no prior.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -79,10 +79,37 @@ class MaskedLoss:
 
     def __call__(self, logits: torch.Tensor, rows: IntArray) -> torch.Tensor:
         """Mean loss of `logits` [len(rows), term] against the labels of `rows`; 0 where nothing is known."""
-        logits = logits.float()
         block = self.labels[rows].tocoo()
-        target = torch.zeros_like(logits)
-        target[torch.from_numpy(block.row.astype(np.int64)), torch.from_numpy(block.col.astype(np.int64))] = 1.0
-        known = self.annotated[torch.from_numpy(rows).to(logits.device)][:, self.aspects] * self.weights
-        losses = functional.binary_cross_entropy_with_logits(logits, target, weight=known, reduction="sum")
-        return losses / known.sum().clamp_min(1e-12)
+        device = logits.device
+        true = tuple(torch.from_numpy(place.astype(np.int64)).to(device) for place in (block.row, block.col))
+        annotated = self.annotated[torch.from_numpy(rows).to(device)]
+        # One product with a number that is 0 or the weight, for each entry.
+        spread = functional.one_hot(self.aspects, annotated.shape[1]).T * self.weights
+        with torch.autocast(device.type, enabled=False):
+            known = annotated.to(spread.dtype) @ spread
+        total: torch.Tensor = _CrossEntropy.apply(logits, known, true)  # type: ignore[no-untyped-call]
+        return total / known.sum().clamp_min(1e-12)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Sum over entries of weight * (softplus(x) - x * label), labels given by the places of ones.
+
+    As torch's binary cross-entropy with logits, in fewer passes: no dense labels, and a gradient of two steps.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, weight: torch.Tensor, true: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        x = logits.float()
+        ctx.save_for_backward(logits, weight, *true)
+        positive = weight[true]
+        total: torch.Tensor = functional.softplus(x).mul_(weight).sum() - (x[true] * positive).sum()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        logits, weight, *true = ctx.saved_tensors
+        gradient = torch.sigmoid(logits.float()).mul_(weight)
+        gradient[tuple(true)] -= weight[tuple(true)]  # each place once: labels are a set
+        return gradient.mul_(gradients[0]).to(logits.dtype), None, None
