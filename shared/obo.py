@@ -50,18 +50,19 @@ def read_obo(path: Path, header: Header) -> Iterator[Stanza]:
     in_header = True
     number = 0
     for number, line in _lines(path):
-        if not line or line[0] == "!":
+        tag, colon, value = line.partition(":")
+        if stanza is not None and tag in TERM_TAGS and colon:
+            problem = _read_tag(stanza, tag, value.strip(), number)
+            if problem:
+                raise DataError(problem, where=f"{path}:{number}", remedy=REMEDY)
+        elif not line or line[0] == "!":
             continue
-        if line[0] == "[":
+        elif line[0] == "[":
             if stanza is not None:
                 yield _checked(stanza, header, path)
             stanza, in_header = (Stanza(number) if line == "[Term]" else None), False
-            continue
-        tag, colon, value = line.partition(":")
-        if not colon or not tag or " " in tag:
+        elif not colon or not tag or " " in tag:
             raise DataError(f"not an OBO line: {line[:60]!r}", where=f"{path}:{number}", remedy=REMEDY)
-        if stanza is not None and tag in TERM_TAGS:
-            _read_tag(stanza, tag, value.strip(), f"{path}:{number}", number)
         elif in_header:
             _read_header_tag(header, tag, value.strip())
     if in_header:
@@ -93,40 +94,38 @@ def _read_header_tag(header: Header, tag: str, value: str) -> None:
         header.default_namespace = value
 
 
-def _read_tag(stanza: Stanza, tag: str, value: str, where: str, number: int) -> None:
-    match tag:
-        case "id":
+def _read_tag(stanza: Stanza, tag: str, value: str, number: int) -> str:
+    """Note what a line says; a problem in words, or nothing."""
+    if tag == "name":
+        stanza.name = value
+    elif tag == "namespace":
+        stanza.namespace = value
+    elif tag == "is_obsolete":
+        stanza.obsolete = value.partition("!")[0].strip() == "true"
+    else:
+        relation = tag
+        if tag == "relationship":
+            relation, _, value = value.partition(" ")
+        # The id at the start of a value, without trailing modifiers and comment.
+        target = value.split(None, 1)[0] if value else ""
+        if not target or target == "!":
+            return "an id is missing"
+        if tag == "id":
             if stanza.id:
-                raise DataError(f"a second id in the stanza of {stanza.id}", where=where, remedy=REMEDY)
-            stanza.id = _target(value, where)
-        case "name":
-            stanza.name = value
-        case "namespace":
-            stanza.namespace = value
-        case "alt_id":
-            stanza.alt_ids.append(_target(value, where))
-        case "is_a":
-            stanza.links.append(("is_a", _target(value, where), number))
-        case "relationship":
-            relation, _, target = value.partition(" ")
-            stanza.links.append((relation, _target(target, where), number))
-        case "is_obsolete":
-            stanza.obsolete = value.partition("!")[0].strip() == "true"
-
-
-def _target(value: str, where: str) -> str:
-    """The id at the start of a value, without trailing modifiers and comment."""
-    words = value.split(None, 1)
-    if not words or words[0] == "!":
-        raise DataError("an id is missing", where=where, remedy=REMEDY)
-    return words[0]
+                return f"a second id in the stanza of {stanza.id}"
+            stanza.id = target
+        elif tag == "alt_id":
+            stanza.alt_ids.append(target)
+        else:
+            stanza.links.append((relation, target, number))
+    return ""
 
 
 def _checked(stanza: Stanza, header: Header, path: Path) -> Stanza:
     stanza.namespace = stanza.namespace or header.default_namespace
     stanza.name = stanza.name or stanza.id
-    absent = [tag for tag in ("id", "namespace") if not getattr(stanza, tag)]
-    if absent:
+    if not stanza.id or not stanza.namespace:
+        absent = [tag for tag in ("id", "namespace") if not getattr(stanza, tag)]
         what = f"the stanza of {stanza.id or 'a term'} has no {' and no '.join(absent)}"
         raise DataError(what, where=f"{path}:{stanza.line}", remedy=REMEDY)
     return stanza

@@ -16,9 +16,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from shared.collection import uncollected
 from shared.errors import DataError
 from shared.obo import REMEDY, Header, Stanza, read_obo
-from shared.propagation import blend_rows, closure_rows, count_parents, propagate_block, propagate_rows
+from shared.propagation import (
+    blend_rows,
+    closure_rows,
+    count_parents,
+    propagate_block,
+    propagate_rows,
+    room_for,
+    union_rows,
+)
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -58,15 +67,15 @@ class _LiveTerms:
     external: set[str] = field(default_factory=set)
 
     def add(self, stanza: Stanza) -> None:
-        where = f"{self.path}:{stanza.line}"
         if stanza.id in self.stanzas or stanza.id in self.obsolete or stanza.id in self.external:
-            raise DataError(f"{stanza.id} is defined twice", where=where, remedy=REMEDY)
+            raise DataError(f"{stanza.id} is defined twice", where=f"{self.path}:{stanza.line}", remedy=REMEDY)
         if stanza.obsolete:
             self.obsolete.add(stanza.id)
         elif stanza.namespace == EXTERNAL_NAMESPACE:
             self.external.add(stanza.id)
         elif (aspect := _ASPECT_OF.get(stanza.namespace.upper())) is None:
-            raise DataError(f"{stanza.id} has the unknown namespace {stanza.namespace!r}", where=where, remedy=REMEDY)
+            what = f"{stanza.id} has the unknown namespace {stanza.namespace!r}"
+            raise DataError(what, where=f"{self.path}:{stanza.line}", remedy=REMEDY)
         else:
             self.stanzas[stanza.id], self.aspect_of[stanza.id] = stanza, aspect
 
@@ -212,6 +221,11 @@ class Ontology:
             DataError: a damaged file, an undefined or obsolete parent, a term defined twice, an
                 unknown namespace, a cycle; with the line number.
         """
+        with uncollected():
+            return cls._parse(path)
+
+    @classmethod
+    def _parse(cls, path: Path) -> Self:
         header = Header()
         terms = _LiveTerms(path)
         for stanza in read_obo(path, header):
@@ -324,15 +338,17 @@ def propagate_max(scores: sparse.csr_array, ontology: Ontology, *, fill: bool = 
     Raises:
         DataError: a score is negative or not a number, or the width is not the ontology's.
     """
-    if scores.shape[1] != len(ontology):
-        raise DataError(f"scores have {scores.shape[1]} columns, the ontology has {len(ontology)} terms")
+    _check_width(scores, ontology)
     if scores.nnz and not scores.data.min() >= 0:
         raise DataError("a score is negative or not a number")
     rows = (scores.indptr.astype(np.int64), scores.indices.astype(np.int32), np.ascontiguousarray(scores.data))
     pointer, index, values = propagate_rows(rows, ontology.parent_rows, ontology.closure, fill)
-    result = sparse.csr_array((values, index, pointer), shape=scores.shape)
-    result.has_sorted_indices = True
-    return result
+    return _canonical(values, index, pointer, scores.shape)
+
+
+def _check_width(rows: sparse.csr_array, ontology: Ontology) -> None:
+    if rows.shape[1] != len(ontology):
+        raise DataError(f"scores have {rows.shape[1]} columns, the ontology has {len(ontology)} terms")
 
 
 def propagate_blend(scores: sparse.csr_array, ontology: Ontology, share: float) -> sparse.csr_array:
@@ -361,7 +377,25 @@ def propagate_blend(scores: sparse.csr_array, ontology: Ontology, share: float) 
 
 def propagate_labels(labels: sparse.csr_array, ontology: Ontology) -> sparse.csr_array:
     """Add every ancestor of a label; boolean CSR [n, len(ontology)] in and out."""
-    return propagate_max(labels.astype(np.float32), ontology).astype(np.bool_)
+    _check_width(labels, ontology)
+    if not labels.data.all():
+        labels = labels.copy()
+        labels.eliminate_zeros()
+    pointer, index = labels.indptr.astype(np.int64), labels.indices.astype(np.int32)
+    above = np.empty(room_for(pointer, index, ontology.closure), np.int32)
+    pointer = union_rows(pointer, index, ontology.closure, above)
+    above.resize(int(pointer[-1]), refcheck=False)  # gives the rest back without a copy
+    return _canonical(np.ones(len(above), np.bool_), above, pointer, labels.shape)
+
+
+def _canonical(
+    values: npt.NDArray[Any], index: npt.NDArray[np.int32], pointer: IntArray, shape: tuple[int, int]
+) -> sparse.csr_array:
+    """CSR of sorted rows; SciPy copies indices whose type is not the pointer's."""
+    small = pointer[-1] <= np.iinfo(np.int32).max
+    result = sparse.csr_array((values, index, pointer.astype(np.int32) if small else pointer), shape=shape)
+    result.has_canonical_format = True
+    return result
 
 
 def propagate_dense(

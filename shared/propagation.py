@@ -2,22 +2,33 @@
 
 Kernels know arrays only; `shared.ontology` holds the public functions. CSR pairs are
 (pointer [n + 1], index [pointer[-1]]).
+
+float32 scores of WORTH or more go to propagation.cpp where a compiler and AVX-512 are there, everything else to
+numba: only maxima are taken, so both give the same bytes.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.compiled import compiled
+from shared.native import library
 
 Array = npt.NDArray[Any]
 Csr = tuple[Array, Array]  # pointer, index
 Rows = tuple[Array, Array, Array]  # pointer, index, values
 BLOCK = 16  # proteins per block: a column of 16 floats is one cache line
 TILE = 64  # terms that are turned at a time
+WORTH = 2**20  # rows times terms; fewer are not worth asking for a compiler
+SOURCE = Path(__file__).with_name("propagation.cpp")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-w", "-mavx512f", "-mavx512bw")
+LINE = 64  # bytes that vectors are aligned to
 WORD = 64  # marks in one integer
 ONE, TOP_BITS = np.uint64(1), np.uint64(58)
 # The top six bits of this number times 2**i differ for every i, so they tell which bit of an integer is set.
@@ -25,6 +36,116 @@ ONE, TOP_BITS = np.uint64(1), np.uint64(58)
 DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 BIT = np.empty(WORD, np.int64)
 BIT[[((int(DE_BRUIJN) << bit) % (1 << WORD)) >> 58 for bit in range(WORD)]] = np.arange(WORD)
+
+
+class Native:
+    """propagation.cpp on arrays, on the calling thread, which lets go of the interpreter."""
+
+    def __init__(self, found: ctypes.CDLL) -> None:
+        pointer, integer = ctypes.c_void_p, ctypes.c_long
+        self.supported: bool = bool(found.gowhy_supported())
+        self._dense = found.gowhy_propagate_dense
+        self._dense.argtypes = [pointer, integer, integer, pointer, pointer, integer, pointer]
+        self._dense.restype = None
+        self._sparse = found.gowhy_propagate_sparse
+        self._sparse.argtypes = [
+            pointer, pointer, pointer, integer, integer, pointer, pointer, integer, ctypes.c_int, *[pointer] * 5
+        ]  # fmt: skip
+        self._sparse.restype = None
+
+    def block(self, block: Array, children: Array, parents: Array) -> None:
+        """`propagate_block` of a contiguous float32 block and int32 edges."""
+        turned = _aligned(block.shape[1])
+        self._dense(
+            block.ctypes.data,
+            *block.shape,
+            children.ctypes.data,
+            parents.ctypes.data,
+            len(children),
+            turned.ctypes.data,
+        )
+
+    def rows(self, scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:
+        """`propagate_rows` of contiguous (int64, int32, float32) rows."""
+        pointer, index, values = scores
+        rows, terms = len(pointer) - 1, len(parents[0]) - 1
+        child = np.repeat(np.arange(terms, dtype=np.int32), np.diff(parents[0]))[::-1].copy()
+        parent = np.ascontiguousarray(parents[1][::-1])
+        room = room_for(pointer, index, closure)
+        out_pointer, out_index, out_values = (
+            np.zeros(rows + 1, np.int64),
+            np.empty(room, np.int32),
+            np.empty(room, np.float32),
+        )
+        turned, absent = _aligned(terms), np.full(terms, 0xFFFF, np.uint16)
+        arrays = (turned, absent, out_pointer, out_index, out_values)
+        self._sparse(
+            pointer.ctypes.data,
+            index.ctypes.data,
+            values.ctypes.data,
+            rows,
+            terms,
+            child.ctypes.data,
+            parent.ctypes.data,
+            len(child),
+            int(fill),
+            *(array.ctypes.data for array in arrays),
+        )
+        for array in (out_index, out_values):
+            array.resize(int(out_pointer[-1]), refcheck=False)  # gives the rest back without a copy
+        return out_pointer, out_index, out_values
+
+
+def room_for(pointer: Array, index: Array, closure: Csr) -> int:
+    """Places that propagated rows take at most: no row has more terms than the closures of its own terms.
+
+    Memory that is reserved and never written is never taken.
+    """
+    reach = np.concatenate(([0], np.cumsum(np.diff(closure[0])[index])))[pointer]
+    return int(np.minimum(np.diff(reach), len(closure[0]) - 1).sum())
+
+
+def _aligned(terms: int) -> Array:
+    """Zeros for BLOCK scores of each term, at the start of a cache line."""
+    raw = np.zeros(4 * BLOCK * terms + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + 4 * BLOCK * terms].view(np.float32)
+
+
+@functools.cache
+def native() -> Native | None:
+    """The compiled library, or None where it cannot be had; asked once per process."""
+    found, _reason = library(SOURCE, FLAGS)
+    if found is None:
+        return None
+    ours = Native(found)
+    return ours if ours.supported else None
+
+
+def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:
+    """Propagated rows of a CSR matrix as CSR, indices ascending; entries that are not positive count as absent.
+
+    Each term gets the maximum of its own value and its children's; with `fill` a term that has a
+    value of its own keeps it, and passes that on.
+    """
+    pointer, index, values = scores
+    rows, terms = len(pointer) - 1, len(parents[0]) - 1
+    # The library passes every edge for BLOCK rows at a time; the other kernel visits the closures of a row's own terms,
+    # which is less where there are few of them, and takes about twice as long per visit.
+    visits = 2 * int(np.diff(closure[0])[index].sum())
+    worth = rows * terms >= WORTH and visits * BLOCK > rows * (len(parents[1]) + 2 * terms)
+    if worth and values.dtype == np.float32 and (compiled_code := native()) is not None:
+        return compiled_code.rows(scores, parents, closure, fill)
+    return _propagate_rows(scores, parents, closure, fill)
+
+
+def propagate_block(block: Array, children: Array, parents: Array) -> None:
+    """In place on [rows, terms]: parent = max(parent, child) for each edge, in the order given."""
+    worth = block.size >= WORTH and block.dtype == np.float32 and block.flags.c_contiguous
+    if worth and (compiled_code := native()) is not None:
+        compiled_code.block(block, children, parents)
+    else:
+        _propagate_block(block, children, parents)
 
 
 @compiled
@@ -69,12 +190,7 @@ def _grown(array: Array, filled: int, room: int) -> Array:
 
 
 @compiled
-def propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:  # noqa: C901, PLR0912 - one pass per row
-    """Propagated rows of a CSR matrix as CSR, indices ascending; entries that are not positive count as absent.
-
-    Each term gets the maximum of its own value and its children's; with `fill` a term that has a
-    value of its own keeps it, and passes that on.
-    """
+def _propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:  # noqa: C901, PLR0912 - one pass per row
     pointer, index, values = scores
     parent_pointer, parent_index = parents
     closure_pointer, closure_index = closure
@@ -166,12 +282,40 @@ def blend_rows(scores: Rows, highest: Rows, parents: Csr, share: float) -> None:
 
 
 @compiled
-def propagate_block(block: Array, children: Array, parents: Array) -> None:
-    """In place on [rows, terms]: parent = max(parent, child) for each edge, in the order given.
+def union_rows(pointer: Array, index: Array, closure: Csr, out_index: Array) -> Array:
+    """Every row's terms with all their ancestors, ascending, into `out_index`; the pointer [rows + 1] of the result."""
+    closure_pointer, closure_index = closure
+    rows = len(pointer) - 1
+    out_pointer = np.zeros(rows + 1, np.int64)
+    marks = np.zeros((len(closure_pointer) - 1) // WORD + 1, np.uint64)
+    for row in range(rows):
+        for j in range(pointer[row], pointer[row + 1]):
+            term = index[j]
+            if marks[term >> 6] >> np.uint64(term & 63) & ONE:
+                continue  # a descendant brought it, and all above it
+            for k in range(closure_pointer[term], closure_pointer[term + 1]):
+                ancestor = closure_index[k]
+                marks[ancestor >> 6] |= ONE << np.uint64(ancestor & 63)
+        filled = out_pointer[row]
+        for word in range(len(marks)):
+            left = marks[word]
+            marks[word] = 0
+            while left != 0:
+                lowest = left & (~left + ONE)
+                out_index[filled] = word * WORD + BIT[(lowest * DE_BRUIJN) >> TOP_BITS]
+                filled += 1
+                left ^= lowest
+        out_pointer[row + 1] = filled
+    return out_pointer
 
-    BLOCK rows at a time are turned to [term, row], tile by tile so that both sides stay in the cache; the
-    constant length of the innermost loop lets it become one vector instruction. A last, shorter block leaves the
-    rest of the turned columns as they were, which nobody reads.
+
+@compiled
+def _propagate_block(block: Array, children: Array, parents: Array) -> None:
+    """Turn BLOCK rows at a time to [term, row], push along the edges, turn back.
+
+    It goes tile by tile so that both sides stay in the cache; the constant length of the
+    innermost loop lets it become one vector instruction. A last, shorter block leaves the rest of the turned columns
+    as they were, which nobody reads.
     """
     rows, terms = block.shape
     turned = np.zeros((terms, BLOCK), block.dtype)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from services.train.evaluation_files import read_information, read_predictions, read_truth
-from services.train.evaluation_monitors import calibration_errors, rows_annotated
+from services.train.evaluation_monitors import calibration_errors_of_levels, rows_annotated
 from shared.compiled import compiled
 from shared.errors import DataError
 from shared.ontology import ASPECTS, Ontology, propagate_labels, propagate_max
@@ -25,6 +25,7 @@ from shared.ontology import ASPECTS, Ontology, propagate_labels, propagate_max
 Array = npt.NDArray[Any]
 Real = npt.NDArray[np.float64]
 Propagation = Literal["fill", "max"]
+EXACT = 2**24  # below it float32 counts without gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,21 @@ def evaluate(
     if scores.shape != truth.shape:
         raise DataError(f"scores of shape {scores.shape} cannot be compared with truth of shape {truth.shape}")
     thresholds = np.arange(threshold_step, 1, threshold_step)
-    annotated = propagate_labels(truth, ontology)
     predicted = propagate_max(_codes(scores, thresholds), ontology, fill=propagation == "fill")
+    annotated = propagate_labels(truth, ontology)
+    return _metrics(predicted, annotated, ontology, information, thresholds, no_orphans=no_orphans)
+
+
+def _metrics(
+    predicted: sparse.csr_array,
+    annotated: sparse.csr_array,
+    ontology: Ontology,
+    information: npt.NDArray[np.floating] | None,
+    thresholds: Real,
+    *,
+    no_orphans: bool,
+) -> dict[str, Metrics]:
+    """`evaluate` on propagated codes and labels."""
     counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
     bits = None if information is None else _finite(information)
     metrics = {}
@@ -127,11 +141,14 @@ def _codes(scores: sparse.csr_array, thresholds: Real) -> sparse.csr_array:
     Thresholds are compared in float64 before propagation, which keeps the order, so that a score on a
     threshold falls as it does in cafaeval. A score below the first one is still a score: code 1.
     """
-    values = scores.data.astype(np.float64)
+    codes = _codes_of(scores.data.astype(np.float64), thresholds)
+    return sparse.csr_array((codes, scores.indices, scores.indptr), shape=scores.shape)
+
+
+def _codes_of(values: Real, thresholds: Real) -> npt.NDArray[np.float32]:
     if values.size and not values.min() >= 0:
         raise DataError("a score is negative or not a number")
-    codes = np.where(values > 0, 1 + np.searchsorted(thresholds, values, side="right"), 0).astype(np.float32)
-    return sparse.csr_array((codes, scores.indices, scores.indptr), shape=scores.shape)
+    return np.where(values > 0, 1 + np.searchsorted(thresholds, values, side="right"), 0).astype(np.float32)
 
 
 def _finite(information: npt.NDArray[np.floating]) -> Real:
@@ -372,15 +389,16 @@ def evaluate_files(
     ids, labels = read_truth(truth, ontology)
     scores = read_predictions(pred, ids, ontology)
     information = None if ia is None else read_information(ia, ontology)
-    metrics = evaluate(
-        scores,
-        labels,
-        ontology,
-        information,
-        propagation=propagation,
-        no_orphans=no_orphans,
-        threshold_step=threshold_step,
-    )
-    filled = propagate_max(scores, ontology, fill=propagation == "fill")
-    errors = calibration_errors(filled, propagate_labels(labels, ontology), ontology, no_orphans=no_orphans)
+    thresholds = np.arange(threshold_step, 1, threshold_step)
+    # Files have few different scores. Their places in order are propagated instead of them, once for both figures.
+    levels, place = np.unique(scores.data, return_inverse=True)
+    exact = np.float32 if len(levels) < EXACT else np.float64
+    ranks = sparse.csr_array(((place + 1).astype(exact), scores.indices, scores.indptr), shape=scores.shape)
+    del scores, place
+    predicted = propagate_max(ranks, ontology, fill=propagation == "fill")
+    annotated = propagate_labels(labels, ontology)
+    predicted.data -= 1
+    errors = calibration_errors_of_levels(predicted, levels, annotated, ontology, no_orphans=no_orphans)
+    predicted.data = _codes_of(levels, thresholds)[predicted.data.astype(np.int32)]
+    metrics = _metrics(predicted, annotated, ontology, information, thresholds, no_orphans=no_orphans)
     return {**metric_keys(metrics), **{f"ece/{aspect}": error for aspect, error in errors.items()}}

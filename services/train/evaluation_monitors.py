@@ -56,33 +56,83 @@ def calibration_error(scores: sparse.csr_array, labels: sparse.csr_array) -> flo
 
 def _error(scores: npt.NDArray[np.floating], true: npt.NDArray[np.bool_]) -> float | None:
     kept = scores >= CALIBRATION_FLOOR
+    # As np.unique, but what is sorted is the different scores, which are few.
+    group, levels = pd.factorize(scores[kept].astype(np.float64), sort=True)
+    return _error_of_levels(levels, np.bincount(group), np.bincount(group, true[kept]))
+
+
+def _error_of_levels(
+    levels: npt.NDArray[np.float64], pairs: npt.NDArray[np.integer], true: npt.NDArray[np.number]
+) -> float | None:
+    """From the different scores, ascending, and how many pairs, and true pairs, have each."""
+    kept = (levels >= CALIBRATION_FLOOR) & (pairs > 0)
     if not kept.any():
         return None
-    # As np.unique, but what is sorted is the different scores, which are few.
-    group, values = pd.factorize(scores[kept].astype(np.float64), sort=True)
-    sizes = np.bincount(group)
-    frequency = np.repeat(np.bincount(group, true[kept]) / sizes, sizes)
-    score = np.repeat(values, sizes)
-    bins = [part for part in np.array_split(np.arange(len(score)), CALIBRATION_BINS) if len(part)]
-    gaps = [abs(score[part].mean() - frequency[part].mean()) * len(part) for part in bins]
-    return float(np.sum(gaps) / len(score))
+    levels, pairs, true = levels[kept], pairs[kept], true[kept]
+    ends = np.cumsum(pairs)
+    total = int(ends[-1])
+    # Bins as np.array_split makes them: the first ones have one pair more.
+    edges = np.arange(CALIBRATION_BINS + 1) * (total // CALIBRATION_BINS)
+    edges += np.minimum(np.arange(CALIBRATION_BINS + 1), total % CALIBRATION_BINS)
+    level = np.searchsorted(ends, edges).clip(max=len(ends) - 1)
+    # Sums of score minus frequency over the pairs before each edge; a level may lie in several bins.
+    gap = levels - true / pairs
+    before = np.concatenate(([0.0], np.cumsum(gap * pairs)[:-1]))
+    sums = before[level] + gap[level] * (edges - (ends - pairs)[level])
+    return float(np.abs(np.diff(sums)).sum() / total)
 
 
 def calibration_errors(
     scores: sparse.csr_array, truth: sparse.csr_array, ontology: Ontology, *, no_orphans: bool = True
 ) -> dict[str, float | None]:
     """`calibration_error` per aspect, over the proteins annotated in it; both matrices propagated."""
+    place, levels = pd.factorize(scores.data.astype(np.float64), sort=True)
+    ranked = sparse.csr_array((place, scores.indices, scores.indptr), shape=scores.shape)
+    return calibration_errors_of_levels(ranked, levels, truth, ontology, no_orphans=no_orphans)
+
+
+def calibration_errors_of_levels(
+    ranked: sparse.csr_array,
+    levels: npt.NDArray[np.float64],
+    truth: sparse.csr_array,
+    ontology: Ontology,
+    *,
+    no_orphans: bool = True,
+) -> dict[str, float | None]:
+    """As `calibration_errors`, of scores that are written as their places, from 0, in the ascending `levels`."""
     counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
-    true = true_entries((scores.indptr, scores.indices), (truth.indptr, truth.indices), scores.shape[1])
-    row = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
-    errors = {}
-    for number, aspect in enumerate(ASPECTS):
-        own = ontology.aspects == number
-        annotated = np.zeros(scores.shape[0], bool)
-        annotated[rows_annotated(truth, own)] = True
-        chosen = annotated[row] & (own & counted)[scores.indices]
-        errors[aspect] = _error(scores.data[chosen], true[chosen])
-    return errors
+    annotated = np.zeros((len(ASPECTS), ranked.shape[0]), np.bool_)
+    for number in range(len(ASPECTS)):
+        annotated[number, rows_annotated(truth, ontology.aspects == number)] = True
+    aspects = np.where(counted, ontology.aspects, -1).astype(np.int8)
+    pairs, true = _level_counts(
+        (ranked.indptr, ranked.indices, ranked.data), (truth.indptr, truth.indices), aspects, annotated, len(levels)
+    )
+    return {aspect: _error_of_levels(levels, pairs[i], true[i]) for i, aspect in enumerate(ASPECTS)}
+
+
+@compiled
+def _level_counts(
+    ranked: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]],
+    labels: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    aspects: npt.NDArray[np.int8],
+    annotated: npt.NDArray[np.bool_],
+    levels: int,
+) -> npt.NDArray[np.int64]:
+    """Pairs, and true pairs, of each aspect (-1 is none) and level, in rows annotated in the aspect; [2, aspect, level]."""
+    pointer, index, level = ranked
+    label_pointer, label_index = labels
+    counts = np.zeros((2, annotated.shape[0], levels), np.int64)
+    row_of = np.full(len(aspects), -1, np.int64)  # the last row that had the column among its labels
+    for row in range(len(pointer) - 1):
+        for j in range(label_pointer[row], label_pointer[row + 1]):
+            row_of[label_index[j]] = row
+        for j in range(pointer[row], pointer[row + 1]):
+            aspect = aspects[index[j]]
+            if aspect >= 0 and annotated[aspect, row]:
+                counts[0, aspect, int(level[j])] += 1
+                counts[1, aspect, int(level[j])] += row_of[index[j]] == row
+    return counts
 
 
 def monitors(

@@ -21,6 +21,21 @@ from shared.nn.transforms import Version, row_blocks, transform_vectors
 PREDICTION_ROWS = 1024
 
 
+class _Permuted(torch.autograd.Function):
+    """Columns in another order. The gradient is the inverse order; torch's own adds column by column."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(order, inverse)
+        return values.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        back: torch.Tensor = _Permuted.apply(gradients[0], inverse, order)
+        return back, None, None
+
+
 class HeadRegistry(nn.ModuleDict):
     """Output layers by term group (an aspect); logits come in the column order of the terms.
 
@@ -34,12 +49,16 @@ class HeadRegistry(nn.ModuleDict):
         super().__init__({name: nn.Linear(width, list(groups).count(name)) for name in names})
         joined = [column for name in names for column, group in enumerate(groups) if group == name]
         self.order: torch.Tensor
+        self.inverse: torch.Tensor
         self.register_buffer("order", torch.from_numpy(np.argsort(joined)), persistent=False)
+        self.register_buffer("inverse", torch.tensor(joined, dtype=torch.int64), persistent=False)
         self.columns = {name: [column for column, group in enumerate(groups) if group == name] for name in names}
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Trunk output [batch, width] -> logits [batch, term]."""
-        return torch.cat([head(hidden) for head in self.values()], dim=1)[:, self.order]
+        joined = torch.cat([head(hidden) for head in self.values()], dim=1)
+        logits: torch.Tensor = _Permuted.apply(joined, self.order, self.inverse)
+        return logits
 
     @torch.no_grad()
     def set_constant(self, columns: npt.NDArray[np.bool_], logits: FloatArray) -> None:

@@ -28,7 +28,7 @@ class Neighbours(nn.Module):
 
     receiver: torch.Tensor
     sender: torch.Tensor
-    averaging: torch.Tensor
+    degree: torch.Tensor
     selecting: torch.Tensor
 
     def __init__(self, pairs: Sequence[Edge], terms: int) -> None:
@@ -41,14 +41,15 @@ class Neighbours(nn.Module):
         # Not persistent: the edges rebuild them.
         self.register_buffer("receiver", torch.from_numpy(receiver.copy()), persistent=False)
         self.register_buffer("sender", torch.from_numpy(sender.copy()), persistent=False)
-        weights = (1.0 / degree[receiver]).astype(np.float32)
-        self.register_buffer("averaging", _csr(receiver, sender, weights, terms), persistent=False)
-        self.register_buffer("selecting", _csr(receiver, sender, np.ones_like(weights), terms), persistent=False)
+        self.register_buffer("degree", torch.from_numpy(degree.astype(np.float32)[:, None]), persistent=False)
+        ones = np.ones(len(receiver), np.float32)
+        self.register_buffer("selecting", _csr(receiver, sender, ones, terms), persistent=False)
 
     def mean(self, signal: torch.Tensor) -> torch.Tensor:
         """Mean of the neighbours' values; signal and result are [term, columns]."""
-        averaged: torch.Tensor = torch.sparse.mm(self.averaging, signal)
-        return averaged
+        # The sum first: a product with 1 / degree would round once more.
+        total: torch.Tensor = torch.sparse.mm(self.selecting, signal)
+        return total / self.degree
 
     def highest(self, signal: torch.Tensor) -> torch.Tensor:
         """Maximum of the neighbours' values; signal and result are [term, columns]."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared import fasta
 from shared.errors import DataError, MissingInput
 from shared.fasta import FastaRecord, normalise_id, parse_header, read_fasta, read_unique_fasta
 
@@ -137,3 +138,53 @@ def test_real_headers(gowhy_data: Path) -> None:
     assert (len(train), len(test)) == (240, 60)
     assert (train[0].id, train[0].taxon) == ("A0A059TC02", 4102)
     assert (test[0].id, test[0].taxon) == ("A0A0R4IUS5", 7955)
+
+
+@pytest.mark.parametrize("part", [8, 50, 1 << 24])
+def test_a_file_read_at_once_is_the_file_read_by_lines(tmp_path: Path, monkeypatch, part: int) -> None:
+    """In parts of any size; what is unusual is left to the reader of lines."""
+    monkeypatch.setattr(fasta, "_PART", part)
+    path = tmp_path / "proteins.fasta"
+    headers = [
+        "sp|A1|x",
+        "tr||y",
+        "sp|A2",
+        "sp|",
+        "gi|5|x 7",
+        " A3  12 ",
+        "A4 12 13",
+        "A5 OX=1 2",
+        "A6 XOX=3",
+        "A7 OX=",
+        "A8 OX=5",
+    ]
+    headers += [
+        "A9 \u00e4 OX=6",
+        "B1 OX=12345678901234567890",
+        "B2 \u00a0x",
+        "B3 \x0b4",
+        "OX=5 6",
+        "B5 123a",
+        "B6 OX=x OX=8 OX=9",
+    ]
+    path = tmp_path / "proteins.fasta"
+    path.write_text("".join(f">{header}\nMK\n" for header in headers), encoding="utf-8")
+    assert fasta._read_at_once(path) == list(read_fasta(path)) != []
+    usual = b">sp|P1|A x OX=9606 y\nMKV\nmkl\n\n>P2\nMK*\n>P3\t12\r\nMKVLA\r\nWW\r\n>P4 OX=a OX=7\nACD"
+    for content in (usual, usual + b"\n", b"\xef\xbb\xbf" + usual, gzip.compress(usual)):
+        path.write_bytes(content)
+        found = fasta._read_at_once(path)
+        assert found == list(read_fasta(path))
+        assert found is not None
+        assert [record.line for record in found] == [1, 5, 7, 10]
+    for content in (
+        b"\n" + usual,
+        b">P1\nM K\n",
+        b">P1\nM-K\n",
+        b">P1\n>P2\nMK\n",
+        b">P1",
+        b">P1\nMK\n>P1\nMK\n",
+        b">a/b\nMK\n",
+    ):
+        path.write_bytes(content)
+        assert fasta._read_at_once(path) is None

@@ -120,7 +120,7 @@ def make_optimiser(module: nn.Module, policy: TrainingConfig, learning_rate: flo
     groups = optimiser_groups(module, policy.weight_decay)
     if policy.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)  # one pass over the weights instead of ten
 
 
 def learning_rate_factor(policy: TrainingConfig, step: int, steps: int) -> float:

@@ -1,37 +1,25 @@
-"""Build, find and call kernels.cpp: a shared library with a plain C interface, through ctypes.
+"""Call kernels.cpp on tensors, through ctypes.
 
-It is built with the machine's own compiler at the first use (seconds) and kept in the user's cache
-folder, under a name made of the source, the flags and the compiler's version, so that any number of
-processes may come at once and a changed source is another file. Without a compiler, or on a processor
-without AVX-512 and its bfloat16 instructions, callers take their torch path; nothing else changes.
-
-`GOWHY_KERNELS` is `off`, or the folder to build into.
+shared.native builds it at the first use (seconds). Without a compiler, or on a processor without AVX-512 and its
+bfloat16 instructions, callers take their torch path; nothing else changes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from shared import atomic
-from shared.digests import digest_of
-from shared.errors import GowhyError
+from shared.native import library
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = (
     ["-O3", "-std=c++17", "-shared", "-fPIC", "-w", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16"]
 )  # fmt: skip
-COMPILERS = ("g++", "c++", "clang++")
-BUILD_SECONDS = 300
 WIDTHS = (16, 24, 32, 64, 128)  # of a head
 
 _PRECISION = {torch.float32: 0, torch.bfloat16: 1}
@@ -62,9 +50,8 @@ class Kernels:
     `name` identifies the code: results of another name may differ in the last bits.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
         self.name = name
-        library = ctypes.CDLL(str(path))
         pointer, integer, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
         self.supported: bool = bool(library.gowhy_supported())
         self._attention = library.gowhy_attention
@@ -181,54 +168,8 @@ def _check(*tensors: Tensor) -> None:
 @functools.cache
 def kernels() -> tuple[Kernels | None, str]:
     """The kernels, or None and why there are none; asked once per process."""
-    where = os.environ.get("GOWHY_KERNELS", "")
-    if where == "off":
-        return None, "GOWHY_KERNELS is off"
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
-    if compiler is None:
-        return None, f"no C++ compiler: none of {', '.join(COMPILERS)} is on PATH"
-    try:
-        found = build(compiler, Path(where) if where else _cache())
-    except (GowhyError, OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        return None, f"{compiler} could not build {SOURCE.name}: {detail[-500:]}"
-    if not found.supported:
-        return None, "this processor has no AVX-512 with bfloat16"
-    return found, ""
-
-
-def build(compiler: str, folder: Path) -> Kernels:
-    """Build into `folder`, unless it was done before, and load.
-
-    Raises:
-        CannotWrite: the folder cannot be written.
-        OSError: the compiler, or what it made, cannot be run.
-        subprocess.SubprocessError: it failed, or took minutes.
-    """
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    name = digest_of("kernels", SOURCE.read_text(encoding="utf-8"), FLAGS, version)[:16]
-    library = folder / f"kernels-{name}.so"
-    if not library.exists():
-        with atomic.atomic_path(library) as temporary:
-            subprocess.run(
-                [compiler, *FLAGS, str(SOURCE), "-o", str(temporary)],
-                capture_output=True,
-                text=True,
-                timeout=BUILD_SECONDS,
-                check=True,
-            )
-    return Kernels(library, f"avx512-{name}")
-
-
-def _cache() -> Path:
-    """The user's own folder; one that others can write, or that cannot be made, is replaced by a private one."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    folder = (Path(home) if home else Path.home() / ".cache") / "gowhy" / "kernels"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
-            return folder
-    except (OSError, RuntimeError):
-        pass  # a locked-down container; RuntimeError: no home folder at all
-    return Path(tempfile.mkdtemp(prefix="gowhy-kernels-"))
+    found, detail = library(SOURCE, FLAGS)
+    if found is None:
+        return None, detail
+    ours = Kernels(found, f"avx512-{detail}")
+    return (ours, "") if ours.supported else (None, "this processor has no AVX-512 with bfloat16")

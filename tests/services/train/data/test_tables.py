@@ -9,6 +9,7 @@ from fakes.ontologies import parse_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.train.data import tables
 from services.train.data.tables import label_frame, label_matrix, read_information, read_labels, read_taxonomy
 from shared.errors import DataError, MissingInput
 from shared.ontology import ASPECTS, Ontology, propagate_labels
@@ -157,7 +158,7 @@ def test_terms_that_the_ontology_does_not_have_are_counted(tmp_path: Path, ontol
     path = tmp_path / "terms.tsv"
     path.write_text("P1\tGO:0000099\tP\nP1\tGO:7777777\tF\nP2\tGO:7777777\tF\nP2\tGO:0000011\tF\n")
     labels = read_labels(path, ontology)
-    assert labels.proteins.tolist() == ["P2"]
+    assert [labels.proteins[row] for row in range(len(labels.terms))] == ["P2"]
     assert labels.dropped["obsolete"] == {"terms": 1, "rows": 1, "examples": ["GO:0000099"]}
     assert labels.dropped["unknown"] == {"terms": 1, "rows": 2, "examples": ["GO:7777777"]}
 
@@ -211,3 +212,19 @@ def test_missing_files_are_missing_input(tmp_path: Path, ontology: Ontology) -> 
         read_labels(tmp_path / "absent.tsv", ontology)
     with pytest.raises(MissingInput):
         read_taxonomy(tmp_path / "absent.tsv")
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_table_read_at_once_is_the_table_read_by_lines(tmp_path: Path, ending: str, mark: bytes) -> None:
+    """What is unusual is left to the slower reader, which says what is wrong."""
+    path = tmp_path / "table.tsv"
+    text = 'P1\tGO:1 "x\nP2\t GO:2\n\nP1\tNA\nnull\t\nP"3\tGO:1\n'.replace("\n", ending)
+    path.write_bytes(mark + text.encode())
+    found, wanted = tables._parse_at_once(path, 2), tables._parse(path, 2, "")
+    assert found is not None
+    rows = [[tuple(column[row] for column in columns) for row in range(5)] for columns in (found, wanted)]
+    assert rows[0] == rows[1] == [("P1", 'GO:1 "x'), ("P2", " GO:2"), ("P1", "NA"), ("null", ""), ('P"3', "GO:1")]
+    for bad in ("P1\n", "P1\tx\ty\n", "P1\tx\n \nP2\ty\n", "P1\t\udcff\n", ""):
+        path.write_bytes(bad.encode("utf-8", "surrogateescape"))
+        assert tables._parse_at_once(path, 2) is None

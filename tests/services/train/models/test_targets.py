@@ -49,6 +49,29 @@ def test_the_loss_is_the_weighted_mean_over_known_entries(data: TrainingData) ->
     assert float(masked(torch.from_numpy(logits), batch)) == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_gradient_is_torchs_own(data: TrainingData, dtype: torch.dtype) -> None:
+    rows = np.flatnonzero(data.folds >= 0)
+    rng = np.random.default_rng(1)
+    weights = rng.random(len(data.terms)).astype(np.float32)
+    masked = MaskedLoss.of(data, rows, weights=weights, min_positives=1, device="cpu")
+    values = torch.from_numpy(rng.normal(size=(17, len(data.terms))) * 20).to(dtype)
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    known = torch.from_numpy(data.annotated[rows[:17]][:, data.aspects]) * masked.weights
+    target = torch.from_numpy(data.labels[rows[:17]].toarray())
+    wanted = (
+        torch.nn.functional.binary_cross_entropy_with_logits(theirs.float(), target, weight=known, reduction="sum")
+        / known.sum()
+    )
+    found = masked(ours, rows[:17])
+    found.backward()
+    wanted.backward()
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+    assert ours.grad is not None
+    assert ours.grad.dtype == dtype
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-9)
+
+
 def test_a_batch_in_which_nothing_is_known_has_no_loss_and_no_gradient(data: TrainingData) -> None:
     blind = replace(data, annotated=np.zeros_like(data.annotated))
     masked = MaskedLoss.of(

@@ -132,10 +132,20 @@ def test_gradients_stay_float32(name: str) -> None:
 
 def test_small_models_are_not_worth_a_compiler(monkeypatch) -> None:
     encoder = load_encoder(EncoderConfig(name="esm2_tiny"), "cpu")
-    assert encoder.engine == "torch"
+    assert encoder.engine == "torch+onednn"
     wide = Esm2Shape(layers=1, dim=320, heads=20)
     stack = replace(ENCODERS["esm2_tiny"], shape=wide).build().stack()
-    assert Engine(stack, torch.float32, 10).name == (kernels()[0].name if kernels()[0] else "torch")
+    compiled = kernels()[0].name if kernels()[0] else "torch"
+    assert Engine(stack, torch.float32, 10).name == f"{compiled}+onednn"
+    assert Engine(stack, torch.bfloat16, 10).name == compiled
+
+
+def test_float32_without_onednn_is_torchs_own_product(name: str, monkeypatch) -> None:
+    packed = load(name, "float32").embed(proteins())
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = load(name, "float32")
+    assert not plain.engine.endswith("onednn")
+    assert cosine_distance(packed, plain.embed(proteins())) <= 1e-6
 
 
 def test_out_of_memory_halves_the_batch(monkeypatch) -> None:

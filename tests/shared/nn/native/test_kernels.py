@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from shared.nn.encoders.esm2 import rotation
 from shared.nn.encoders.packing import rotate
-from shared.nn.native import kernels as module
 from shared.nn.native.kernels import WIDTHS, Bias, Kernels, Rotation, kernels
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -154,10 +153,3 @@ def test_without_them_there_is_a_reason(environment, reason: str, monkeypatch, t
     found, why = kernels.__wrapped__()
     assert found is None
     assert reason in why
-
-
-def test_a_cache_that_others_can_write_is_not_used(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert module._cache() == tmp_path / "gowhy" / "kernels"
-    module._cache().chmod(0o777)
-    assert module._cache().parent != tmp_path / "gowhy"

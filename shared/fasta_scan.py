@@ -1,0 +1,117 @@
+"""The compiled scan of FASTA records of the usual kind: where their ids are, their taxa, and their residues.
+
+It knows a part of what shared.fasta knows, and says so where it does not: a record that it cannot read is left to
+`shared.fasta.parse_header`, and a sequence that it cannot read to the reader of lines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from shared.compiled import compiled
+
+Array = npt.NDArray[Any]
+NEWLINE, SPACE, STOP, MARK, PIPE = 10, 32, 42, 62, 124
+ZERO, NINE = 48, 57
+NO_TAXON, UNUSUAL = -1, -2
+DIGITS = 18  # of a number that surely fits into 64 bits
+# What `Scan` has in its columns.
+HEADER, HEADER_END, NAME, NAME_END, TAXON, RESIDUES, RESIDUES_END, LINES = range(8)
+
+
+@compiled
+def number(data: Array, start: int, end: int) -> int:
+    """The digits up to a space or the end; NO_TAXON where there is something else, UNUSUAL where there are many."""
+    value, at = 0, start
+    while at < end and ZERO <= data[at] <= NINE:
+        value = 10 * value + data[at] - ZERO
+        at += 1
+        if at - start > DIGITS:
+            return UNUSUAL
+    return value if at > start and (at == end or data[at] == SPACE) else NO_TAXON
+
+
+@compiled
+def header(data: Array, start: int, end: int, row: Array) -> None:  # noqa: C901, PLR0912 - one pass per header
+    """Id and taxon of the header in [start, end); `row[TAXON]` is UNUSUAL for anything but printable ASCII."""
+    row[TAXON] = UNUSUAL
+    for at in range(start, end):
+        if not SPACE <= data[at] < 127:
+            return
+    while start < end and data[start] == SPACE:
+        start += 1
+    while end > start and data[end - 1] == SPACE:
+        end -= 1
+    word = start
+    while word < end and data[word] != SPACE:
+        word += 1
+    row[NAME], row[NAME_END] = start, word
+    # sp|ACC|NAME and tr|ACC|NAME are ACC.
+    swiss = word - start > 3 and data[start + 2] == PIPE and data[start + 1] == 112 and data[start] == 115
+    trembl = word - start > 3 and data[start + 2] == PIPE and data[start + 1] == 114 and data[start] == 116
+    if swiss or trembl:
+        stop = start + 3
+        while stop < word and data[stop] != PIPE:
+            stop += 1
+        if stop > start + 3:
+            row[NAME], row[NAME_END] = start + 3, stop
+    for at in range(start, end - 3):
+        key = data[at] == 79 and data[at + 1] == 88 and data[at + 2] == 61  # OX=
+        if key and (at == start or data[at - 1] == SPACE):
+            row[TAXON] = number(data, at + 3, end)
+            if row[TAXON] != NO_TAXON:
+                return
+    # One word more, and that a number, is a taxon too.
+    while word < end and data[word] == SPACE:
+        word += 1
+    row[TAXON] = number(data, word, end)
+    if row[TAXON] >= 0:
+        while word < end and data[word] != SPACE:
+            word += 1
+        if word < end:
+            row[TAXON] = NO_TAXON
+
+
+@compiled
+def scan(data: Array, upper: Array, rows: Array, residues: Array) -> int:
+    """Read records that fill `data`, the first at its start; how many, or -1 if a sequence is unusual or empty.
+
+    Args:
+        data: uint8 [n], lines ending with a newline each but perhaps the last.
+        upper: uint8 [256], the capital of each letter, and 0 for other bytes.
+        rows: int64 [records, 8], filled: places in `data` of header and id, taxon, places in `residues`, lines.
+        residues: uint8 [n], filled with the capitals of all sequences.
+    """
+    size, at, filled, count = len(data), 0, 0, 0
+    while at < size:
+        row = rows[count]
+        end = at
+        while end < size and data[end] != NEWLINE:
+            end += 1
+        row[HEADER], row[HEADER_END], row[RESIDUES] = at + 1, end, filled
+        header(data, at + 1, end, row)
+        lines, stopped = 1, False
+        at = end + 1
+        while at < size:
+            byte = data[at]
+            letter = upper[byte]
+            if letter != 0 and not stopped:
+                residues[filled] = letter
+                filled += 1
+            elif byte == NEWLINE:
+                lines += 1
+                if at + 1 < size and data[at + 1] == MARK:
+                    at += 1
+                    break
+            elif byte == STOP and not stopped:
+                stopped = True
+            else:
+                return -1
+            at += 1
+        if filled == row[RESIDUES]:
+            return -1
+        row[RESIDUES_END], row[LINES] = filled, lines
+        count += 1
+    return count
