@@ -54,7 +54,7 @@ def test_the_gradient_is_torchs_own(data: TrainingData, dtype: torch.dtype) -> N
     rows = np.flatnonzero(data.folds >= 0)
     rng = np.random.default_rng(1)
     weights = rng.random(len(data.terms)).astype(np.float32)
-    masked = MaskedLoss.of(data, rows, weights=weights, min_positives=1, device="cpu")
+    masked = MaskedLoss.of(Entries(data), rows, weights=weights, min_positives=1, device="cpu")
     values = torch.from_numpy(rng.normal(size=(17, len(data.terms))) * 20).to(dtype)
     ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
     known = torch.from_numpy(data.annotated[rows[:17]][:, data.aspects]) * masked.weights
