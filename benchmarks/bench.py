@@ -36,14 +36,18 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, str] = ROWS)
     if chosen.rounds < 1:
         parser.error("--rounds is at least 1")
     lines: list[Comparison] = []
+    chosen.out.mkdir(parents=True, exist_ok=True)
     for name in chosen.row or rows:
         started = time.monotonic()
         print(f"{name} ...", flush=True)
-        lines += measured(name, rows[name], chosen.rounds)
+        found = measured(name, rows[name], chosen.rounds)
+        for line in found:
+            print("  ".join(line.cells()), flush=True)
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    document = {"machine": machine(), "rounds": chosen.rounds, "rows": [line.document() for line in lines]}
-    write_json(chosen.out / "bench.json", document)
+        lines += found
+        # After every row, so that a run that is cut short leaves what it measured.
+        document = {"machine": machine(), "rounds": chosen.rounds, "rows": [line.document() for line in lines]}
+        write_json(chosen.out / "bench.json", document)
     print(table(lines))
     return report([line.gate() for line in lines])
 

@@ -8,6 +8,7 @@ random number from, and leaves no trace in, the process's global generators.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -269,4 +270,13 @@ def mean_loss(
 
 
 def _autocast(policy: TrainingConfig, device: str) -> torch.autocast:
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=policy.precision == "bfloat16")
+    enabled = policy.precision == "bfloat16" or (policy.precision == "auto" and multiplies_bfloat16(device))
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@functools.cache
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether the hardware does; elsewhere bfloat16 is slower than float32."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

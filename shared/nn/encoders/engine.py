@@ -5,13 +5,14 @@ stream) and differ in the norm, the positions and the activation, so one engine 
 the matrix products, the attention weights and the values are bfloat16; the residual stream, the norms,
 the positions and every sum stay float32. On a CPU attention, the addition to the residual stream with the
 norm after it, and the bfloat16 GELU are compiled code where that can be had (shared.nn.native), and float32
-weights are packed for oneDNN; torch's operators otherwise, and on a GPU.
+products are oneDNN's; torch's operators otherwise, and on a GPU.
 
 Shapes: T tokens of several sequences one after the other, D model dimension.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -40,10 +41,6 @@ class Affine:
     def to(self, dtype: torch.dtype) -> Affine:
         """The same in another precision."""
         return Affine(self.weight.to(dtype).contiguous(), None if self.bias is None else self.bias.to(dtype))
-
-    def packed(self) -> Affine:
-        """The same in oneDNN's own layout, which `_linear` knows."""
-        return Affine(torch.ops.mkldnn._reorder_linear_weight(self.weight), self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +90,17 @@ class Engine:
         self.dtype, self.longest = dtype, longest
         self.dim = stack.last_norm.weight.shape[0]
         device = stack.last_norm.weight.device
-        # torch multiplies float32 through MKL, which leaves half the width of AVX-512 unused on some processors.
-        packs = device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
-
-        def ready(affine: Affine) -> Affine:
-            return affine.to(dtype).packed() if packs else affine.to(dtype)
-
         narrow = [
-            replace(block, qkv=ready(block.qkv), out=ready(block.out), up=ready(block.up), down=ready(block.down))
+            replace(block, qkv=block.qkv.to(dtype), out=block.out.to(dtype), up=block.up.to(dtype), down=block.down.to(dtype))
             for block in stack.blocks
-        ]
+        ]  # fmt: skip
         self.stack = replace(stack, blocks=tuple(narrow))
         self.native = self._kernels(device, compiled)
-        self.name = (self.native.name if self.native else "torch") + ("+onednn" if packs else "")
+        # torch multiplies float32 through MKL, which leaves half the width of AVX-512 unused on some processors.
+        processor = device.type == "cpu" and platform.machine() in ("x86_64", "AMD64")
+        onednn = processor and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        self._linear = _onednn_linear if onednn else _torch_linear
+        self.name = (self.native.name if self.native else "torch") + ("+onednn" if onednn else "")
         self._turn = self._bias = None
         if stack.rotation is not None:
             cosine, sine = stack.rotation(torch.arange(longest, device=device))
@@ -135,9 +130,9 @@ class Engine:
         update: Tensor | None = None
         for block in stack.blocks:
             u = self._add_norm(x, update, block.attention_norm)
-            update = _linear(attention(_linear(u, block.qkv)), block.out)
+            update = self._linear(attention(self._linear(u, block.qkv)), block.out)
             u = self._add_norm(x, update, block.feed_forward_norm)
-            update = _linear(self._activate(_linear(u, block.up)), block.down)
+            update = self._linear(self._activate(self._linear(u, block.up)), block.down)
         if update is not None:
             x += update
         return self._norm(x, stack.last_norm)
@@ -190,8 +185,10 @@ class Engine:
         return functional.gelu(x)
 
 
-def _linear(x: Tensor, affine: Affine) -> Tensor:
-    if affine.weight.is_mkldnn:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, affine.weight, affine.bias, "none", [], "")
-        return out
+def _torch_linear(x: Tensor, affine: Affine) -> Tensor:
     return functional.linear(x, affine.weight, affine.bias)
+
+
+def _onednn_linear(x: Tensor, affine: Affine) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, affine.weight, affine.bias, "none", [], "")
+    return out

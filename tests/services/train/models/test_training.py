@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from services.train.models import training
 from services.train.models.training import EpochRecord, build, learning_rate_factor, optimiser_groups, shuffled, train
 from shared.config.training import TrainingConfig
 from shared.errors import GowhyError
@@ -19,7 +20,9 @@ from shared.logs import Logger
 ROWS = np.arange(40)
 INPUTS = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32))
 TARGETS = INPUTS @ torch.tensor([[1.0], [-2.0], [0.5], [0.0], [3.0]]) + 1.0
-PLAIN = TrainingConfig(optimiser="sgd", weight_decay=0.0, clip_norm=0.0, schedule="constant", warmup=0.0)
+PLAIN = TrainingConfig(
+    precision="float32", optimiser="sgd", weight_decay=0.0, clip_norm=0.0, schedule="constant", warmup=0.0
+)
 
 
 @dataclass(frozen=True)
@@ -171,3 +174,14 @@ def test_no_rows_are_refused() -> None:
             context=QUIET,
             model="toy",
         )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_where_the_hardware_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "multiplies_bfloat16", lambda device: native)
+    losses = {
+        precision: [record.train for record in fit(network(), PLAIN.model_copy(update={"precision": precision}))]
+        for precision in ("auto", "bfloat16", "float32")
+    }
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["auto"] == losses["bfloat16" if native else "float32"]

@@ -141,11 +141,11 @@ def test_small_models_are_not_worth_a_compiler(monkeypatch) -> None:
 
 
 def test_float32_without_onednn_is_torchs_own_product(name: str, monkeypatch) -> None:
-    packed = load(name, "float32").embed(proteins())
+    usual = load(name, "float32").embed(proteins())
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     plain = load(name, "float32")
     assert not plain.engine.endswith("onednn")
-    assert cosine_distance(packed, plain.embed(proteins())) <= 1e-6
+    assert cosine_distance(usual, plain.embed(proteins())) <= 1e-6
 
 
 def test_out_of_memory_halves_the_batch(monkeypatch) -> None:
