@@ -105,7 +105,7 @@ def make_context(folder: Path, epochs: int) -> FitContext:
     config = Level1Config.model_validate(
         {
             "mlp": {"hidden": HIDDEN, "epochs": epochs, "batch_size": BATCH},
-            "training": {"precision": "bfloat16", "schedule": "constant", "warmup": 0, "clip_norm": 0},
+            "training": {"precision": "auto", "schedule": "constant", "warmup": 0, "clip_norm": 0},
             "min_positives": 1,
         }
     )

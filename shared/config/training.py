@@ -17,7 +17,7 @@ class TrainingConfig(Section):
         0.01, ge=0, description="of weight matrices and kernels; biases, gains and embeddings have none"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
+        "float32",
         description="of the matrix products; weights and sums are float32. auto: bfloat16 where the processor or GPU "
         "multiplies it natively, which halves the time of the MLP, see docs/performance.md",
     )
