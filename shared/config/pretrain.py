@@ -12,7 +12,7 @@ class PretrainConfig(Section):
     """What `python -m services.train pretrain` does; no stage reads it."""
 
     encoder: str = Field("esm2_small", description="key of shared.nn.encoders.ENCODERS, an ESM-2")
-    steps: int = Field(6000, ge=1, description="optimiser steps")
+    steps: int = Field(4500, ge=1, description="optimiser steps")
     sequences: int = Field(24, ge=1, description="proteins per batch; training.accumulate batches make a step")
     max_length: int = Field(256, ge=8, description="residues of a protein that are read, from a random place")
     learning_rate: float = Field(1e-3, gt=0, description="the peak of the schedule")

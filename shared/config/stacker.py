@@ -38,7 +38,7 @@ class StackerConfig(Section):
     cross_components: int = Field(
         0, ge=0, description="principal directions of the other aspects' level-1 scores that the blend reads; 0 is none"
     )
-    cross_prior: float = Field(50.0, gt=0, description="strength of the pull of what they add towards nothing")
+    cross_prior: float = Field(500.0, gt=0, description="strength of the pull of what they add towards nothing")
     average_best: int = Field(1, ge=1, description="epochs whose weights are averaged")
     low_conf_quantile: float = Field(
         0.2,
