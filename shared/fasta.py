@@ -17,6 +17,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -184,15 +185,17 @@ def _read_at_once(path: Path) -> list[FastaRecord] | None:
 def _records(part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int) -> list[FastaRecord]:
     """What `scan` found; what it did not understand is read here."""
     text = part.decode("latin-1")  # one character for each byte, so that places stay what they are
-    ids = [text[start:end] for start, end in rows[:, NAME : NAME_END + 1].tolist()]
-    taxa: list[int | None] = rows[:, TAXON].tolist()
+    columns = rows.T.tolist()
+    ids = [text[start:end] for start, end in zip(columns[NAME], columns[NAME_END], strict=True)]
+    taxa: list[int | None] = columns[TAXON]
     for row in np.flatnonzero(rows[:, TAXON] < 0).tolist():
         taxa[row] = None
         if rows[row, TAXON] == UNUSUAL:
             ids[row], taxa[row] = parse_header(part[rows[row, HEADER] : rows[row, HEADER_END]].decode("utf-8"))
-    sequences = [residues[start:end] for start, end in rows[:, RESIDUES_START : RESIDUES_END + 1].tolist()]
+    sequences = [residues[start:end] for start, end in zip(columns[RESIDUES_START], columns[RESIDUES_END], strict=True)]
     lines = (line + np.cumsum(rows[:, LINES]) - rows[:, LINES]).tolist()
-    return list(map(FastaRecord, ids, taxa, sequences, lines))
+    # As FastaRecord(...), without a call of Python code for each.
+    return list(map(partial(tuple.__new__, FastaRecord), zip(ids, taxa, sequences, lines, strict=True)))
 
 
 def _whole_records(path: Path) -> Iterator[bytes]:
