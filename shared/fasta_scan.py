@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from shared.compiled import compiled
@@ -15,6 +16,11 @@ from shared.compiled import compiled
 Array = npt.NDArray[Any]
 NEWLINE, SPACE, STOP, MARK, PIPE = 10, 32, 42, 62, 124
 ZERO, NINE = 48, 57
+CASE, FIRST, LAST = (
+    np.uint8(0xDF),
+    np.uint8(65),
+    np.uint8(25),
+)  # the bit that tells a letter's case; A; Z as seen from A
 NO_TAXON, UNUSUAL = -1, -2
 DIGITS = 18  # of a number that surely fits into 64 bits
 # What `Scan` has in its columns.
@@ -75,6 +81,17 @@ def header(data: Array, start: int, end: int, row: Array) -> None:  # noqa: C901
 
 
 @compiled
+def capitals(data: Array, start: int, end: int, into: Array, place: int) -> bool:
+    """Copy [start, end) as capitals to `into[place:]`; False if not all were letters, and what was written is void."""
+    strange = False
+    for at in range(end - start):  # no branch inside, so that it becomes vector instructions
+        letter = np.uint8(data[start + at] & CASE)
+        into[place + at] = letter
+        strange |= np.uint8(letter - FIRST) > LAST
+    return not strange
+
+
+@compiled
 def scan(data: Array, upper: Array, rows: Array, residues: Array) -> int:
     """Read records that fill `data`, the first at its start; how many, or -1 if a sequence is unusual or empty.
 
@@ -94,22 +111,24 @@ def scan(data: Array, upper: Array, rows: Array, residues: Array) -> int:
         header(data, at + 1, end, row)
         lines, stopped = 1, False
         at = end + 1
-        while at < size:
-            byte = data[at]
-            letter = upper[byte]
-            if letter != 0 and not stopped:
-                residues[filled] = letter
-                filled += 1
-            elif byte == NEWLINE:
-                lines += 1
-                if at + 1 < size and data[at + 1] == MARK:
-                    at += 1
-                    break
-            elif byte == STOP and not stopped:
-                stopped = True
+        while at < size and data[at] != MARK:
+            end = at
+            while end < size and data[end] != NEWLINE:
+                end += 1
+            if not stopped and capitals(data, at, end, residues, filled):
+                filled += end - at
             else:
-                return -1
-            at += 1
+                while at < end and not stopped and upper[data[at]] != 0:
+                    residues[filled] = upper[data[at]]
+                    filled += 1
+                    at += 1
+                if at < end:
+                    # A stop may end the sequence, and only empty lines come after it.
+                    if stopped or data[at] != STOP or at + 1 < end:
+                        return -1
+                    stopped = True
+            lines += end < size
+            at = end + 1
         if filled == row[RESIDUES]:
             return -1
         row[RESIDUES_END], row[LINES] = filled, lines

@@ -188,3 +188,26 @@ def test_a_file_read_at_once_is_the_file_read_by_lines(tmp_path: Path, monkeypat
     ):
         path.write_bytes(content)
         assert fasta._read_at_once(path) is None
+
+
+def test_marks_inside_headers_begin_no_protein(tmp_path: Path) -> None:
+    path = tmp_path / "marks.fasta"
+    path.write_bytes(b">P1 5'->3' helicase OX=9606\nMKL\nAC\n>P2 >>\nMK*\n\n")
+    found = [(record.id, record.taxon, record.sequence, record.line) for record in read_unique_fasta(path)]
+    assert found == [("P1", 9606, "MKLAC", 1), ("P2", None, "MK", 4)]
+
+
+@pytest.mark.parametrize(
+    "body", [b"MK*L\n", b"MK*\nL\n", b"M-K\n", b"M{K\n", b"M[K\n", b"M@K\n", b"M`K\n", b"*\n", b"\n\n"]
+)
+def test_the_quick_reader_leaves_what_is_wrong_to_the_other(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "wrong.fasta"
+    path.write_bytes(b">P1\nMKL\n>P2\n" + body)
+    with pytest.raises(DataError):
+        read_unique_fasta(path)
+
+
+def test_lower_case_becomes_upper_case(tmp_path: Path) -> None:
+    path = tmp_path / "lower.fasta"
+    path.write_bytes(b">P1\nmkLz\nay")
+    assert [record.sequence for record in read_unique_fasta(path)] == ["MKLZAY"]
