@@ -104,7 +104,7 @@ def half_a_result(story: Story) -> None:
 
 
 def something_is_left_behind(story: Story) -> None:
-    (story.out / RUN_ID / "xai" / ".j.1.partial").mkdir()
+    (story.out / RUN_ID / "xai" / ".j.parts").mkdir()
 
 
 def the_end_is_told_of_no_one(story: Story) -> None:
@@ -126,6 +126,13 @@ def story(tmp_path: Path) -> Story:
     made.queue.cancel(cancelled)
     made.history.cancels.add(cancelled)
     return made
+
+
+def test_what_the_workers_sweep_anyhow_is_no_fault(story: Story) -> None:
+    left = story.out / RUN_ID / "xai" / ".j.1.partial"
+    left.mkdir()
+    story.history.check(story.queue, story.out).hold()
+    assert not left.exists()
 
 
 def test_a_history_without_fault_holds(story: Story) -> None:
