@@ -83,12 +83,12 @@ def header(data: Array, start: int, end: int, row: Array) -> None:  # noqa: C901
 @compiled
 def capitals(data: Array, start: int, end: int, into: Array, place: int) -> bool:
     """Copy [start, end) as capitals to `into[place:]`; False if not all were letters, and what was written is void."""
-    strange = False
+    strange = 0
     for at in range(end - start):  # no branch inside, so that it becomes vector instructions
         letter = np.uint8(data[start + at] & CASE)
         into[place + at] = letter
-        strange |= np.uint8(letter - FIRST) > LAST
-    return not strange
+        strange |= int(np.uint8(letter - FIRST) > LAST)
+    return strange == 0
 
 
 @compiled
