@@ -18,6 +18,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -67,6 +68,11 @@ class FastaRecord(NamedTuple):
 def normalise_id(word: str) -> str:
     """`sp|ACC|NAME` and `tr|ACC|NAME` become `ACC`; anything else stays as it is."""
     return (word.split("|", 2)[1] or word) if word.startswith(("sp|", "tr|")) else word
+
+
+def normalise_ids(words: list[str]) -> list[str]:
+    """`normalise_id` of each; at once where there is nothing to do."""
+    return list(map(normalise_id, words)) if "|" in "\n".join(words) else words
 
 
 def parse_header(header: str) -> tuple[str, int | None]:
@@ -179,8 +185,8 @@ def _read_at_once(path: Path) -> list[FastaRecord] | None:
                 line += int(rows[:, LINES].sum())
     except (EOFError, zlib.error, OSError, UnicodeDecodeError, ValueError):
         return None
-    ids = [record.id for record in records]
-    good = _IDS.fullmatch("".join(f"{protein}\n" for protein in ids)) is not None and len(set(ids)) == len(ids)
+    ids = list(map(attrgetter("id"), records))
+    good = _IDS.fullmatch("\n".join([*ids, ""])) is not None and len(set(ids)) == len(ids)
     return records if good else None
 
 

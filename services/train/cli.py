@@ -22,6 +22,7 @@ from services.train.store_cli import add_store
 from shared import env
 from shared.atomic import write_json
 from shared.config import Config
+from shared.config.files import preset_names
 from shared.config.load import LoadedConfig, load_config
 from shared.edge import Parser
 from shared.errors import UsageError
@@ -58,6 +59,7 @@ def _add_config_options(verb: argparse.ArgumentParser) -> None:
 
 def _add_base_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", type=Path, help="YAML or JSON; see configs/")
+    verb.add_argument("--preset", choices=preset_names(), help="laid over the config; configs/presets/")
     verb.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", dest="sets", help="override one key; null clears it"
     )
@@ -165,7 +167,12 @@ def sweep(arguments: argparse.Namespace) -> int:
 
     def load(point: Path | None) -> LoadedConfig:
         return load_config(
-            arguments.config, environment=os.environ, sets=arguments.sets, overrides=point, datasets=dataset_defaults
+            arguments.config,
+            environment=os.environ,
+            preset=arguments.preset,
+            sets=arguments.sets,
+            overrides=point,
+            datasets=dataset_defaults,
         )
 
     folder, points = sweeping.prepare(sweeping.parse_grid(arguments.grid), load, arguments.tag)
@@ -185,6 +192,7 @@ def _run_command(arguments: argparse.Namespace) -> list[str]:
     """`run` with the options that a sweep passes on."""
     command = [sys.executable, "-m", "services.train", "run"]
     command += [] if arguments.config is None else ["--config", str(arguments.config)]
+    command += [] if arguments.preset is None else ["--preset", arguments.preset]
     command += [part for item in arguments.sets for part in ("--set", item)]
     command += [] if arguments.env_policy is None else ["--env-policy", arguments.env_policy]
     return command + [name for name in ("--force", "--quiet") if getattr(arguments, name[2:])]
@@ -242,7 +250,12 @@ def prepare(arguments: argparse.Namespace, sets: list[str], held: ExitStack) -> 
         return dataset_defaults(name, version, out)
 
     loaded = load_config(
-        arguments.config, environment=os.environ, sets=sets, overrides=arguments.overrides, datasets=defaults
+        arguments.config,
+        environment=os.environ,
+        preset=arguments.preset,
+        sets=sets,
+        overrides=arguments.overrides,
+        datasets=defaults,
     )
     fix_threads(loaded.config.threads)
     return loaded, loaded.config

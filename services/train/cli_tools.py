@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from shared.config.files import preset_names
 from shared.errors import MissingInput, UsageError
 from shared.progress import set_quiet
 
@@ -164,6 +165,7 @@ def plan(arguments: argparse.Namespace) -> int:
     config = load_config(
         arguments.config,
         environment=os.environ,
+        preset=arguments.preset,
         sets=arguments.sets,
         datasets=dataset_defaults if counted else None,  # numbers need no files
     ).config
@@ -192,6 +194,7 @@ def add_plan(verbs: Any) -> None:
         "plan", help="estimate time, memory and disk of a config from finished runs; starts nothing"
     )
     verb.add_argument("--config", type=Path, help="YAML or JSON; see configs/")
+    verb.add_argument("--preset", choices=preset_names(), help="laid over the config; configs/presets/")
     verb.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="sets", help="override one key")
     verb.add_argument("--train-proteins", type=int, metavar="N", help="instead of counting data.train_fasta")
     verb.add_argument("--test-proteins", type=int, metavar="N", help="instead of counting data.test_fasta")

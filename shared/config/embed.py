@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from shared.config.base import Section
 
 RANDOM_INIT = re.compile(r"random-init\((\d{1,18})\)")
+
+
+def _name_may_be_left_out(schema: dict[str, Any]) -> None:
+    """In a file it may be (`EmbedConfig`)."""
+    schema.pop("required", None)
 
 
 class EncoderConfig(Section):
@@ -19,7 +25,9 @@ class EncoderConfig(Section):
     residues with their neighbours; see shared.nn.encoders.windows.
     """
 
-    name: str = Field(description="key of shared.nn.encoders.ENCODERS")
+    model_config = ConfigDict(json_schema_extra=_name_may_be_left_out)
+
+    name: str = Field(description="key of shared.nn.encoders.ENCODERS; left out with `weights`: the default one")
     weights: str = Field("random-init(0)", min_length=1)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the weights; checked when given")
     window: int = Field(1022, ge=8, description="residues per window")
@@ -45,6 +53,19 @@ class EmbedConfig(Section):
 
     t5: EncoderConfig | None = EncoderConfig(name="prott5_tiny")
     esm2: EncoderConfig | None = EncoderConfig(name="esm2_tiny")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_encoder(cls, values: Any) -> Any:
+        """A change of the default encoder that leaves its weights alone need not name it."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        for modality in cls.model_fields:
+            given = values.get(modality)
+            if isinstance(given, Mapping) and not {"name", "weights"} & given.keys():
+                filled[modality] = {"name": cls.model_fields[modality].default.name, **given}
+        return filled
 
 
 class TransformConfig(Section):

@@ -17,6 +17,7 @@ import yaml
 from shared.errors import ConfigError, MissingInput
 
 EXTENDS = "extends"
+PRESETS = Path(__file__).resolve().parents[2] / "configs" / "presets"
 _INTERPOLATION = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -48,6 +49,33 @@ def read_with_presets(path: Path, environment: Mapping[str, str], below: tuple[P
         merge(values, read_with_presets(base, environment, chain))
     merge(values, own)
     return values
+
+
+def preset_names() -> list[str]:
+    """What `--preset` takes: a file of configs/presets each."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def merge_preset(values: dict[str, Any], name: str, environment: Mapping[str, str]) -> None:
+    """Lay a preset over a config in place; a section that the config switches off stays off.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"no preset {name!r}", where="--preset", remedy=f"One of {', '.join(preset_names())}")
+    layer = read_with_presets(PRESETS / f"{name}.yaml", environment)
+    merge(values, _without_what_is_off(layer, values))
+
+
+def _without_what_is_off(layer: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in layer.items():
+        own = values.get(key, {})
+        if own is not None:
+            inside = isinstance(value, Mapping) and isinstance(own, Mapping)
+            kept[key] = _without_what_is_off(value, own) if inside else value
+    return kept
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""How a Config comes about: defaults < dataset entry < presets < file < environment < `--set` < overrides file."""
+"""How a Config comes about, each layer over the one before.
+
+Defaults, the dataset entry, what the file extends, the file, `--preset`, the environment, `--set`, the overrides file.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from shared.config.data import DataConfig
-from shared.config.files import interpolate, merge, read_config_file, read_with_presets
+from shared.config.files import interpolate, merge, merge_preset, read_config_file, read_with_presets
 from shared.config.root import Config
 from shared.digests import digest_of
 from shared.errors import ConfigError, UsageError
@@ -52,6 +55,7 @@ def load_config(
     file: Path | None,
     *,
     environment: Mapping[str, str],
+    preset: str | None = None,
     sets: Iterable[str] = (),
     overrides: Path | None = None,
     datasets: DatasetDefaults | None = None,
@@ -61,6 +65,7 @@ def load_config(
     Args:
         file: YAML or JSON, maybe with presets (`extends`); None means defaults only.
         environment: usually `os.environ`.
+        preset: a file of configs/presets by name, laid over the config file.
         sets: `a.b=value` strings; the value is YAML, `null` clears a key.
         overrides: JSON file of a sweep point, applied last.
         datasets: the dataset registry's defaults; None leaves `data.*` as written.
@@ -72,6 +77,8 @@ def load_config(
     raw: dict[str, Any] = {}
     if file is not None:
         merge(raw, read_with_presets(file, environment))
+    if preset is not None:
+        merge_preset(raw, preset, environment)
     merge(raw, from_environment(environment))
     for item in sets:
         merge(raw, from_assignment(item))

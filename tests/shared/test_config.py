@@ -27,6 +27,21 @@ def load(tmp_path: Path, text: str = "", name: str = "c.yaml", environment: dict
     return load_config(file, environment=environment or {}, **more)
 
 
+def test_a_preset_lies_over_the_file_and_below_the_environment(tmp_path) -> None:
+    text = "embed: {t5: null}\nstacker: {epochs: 5, dropout: 0.3}"
+    plain, fast = load(tmp_path, text).config, load(tmp_path, text, preset="fast").config
+    assert (fast.stacker.epochs, fast.stacker.dropout) == (2, plain.stacker.dropout)
+    assert "cnn" not in fast.level1.models
+    assert fast.embed.esm2.dtype == "bfloat16"
+    assert fast.embed.t5 is None, "what the file switches off stays off"
+    assert load(tmp_path, text, preset="default").config == plain
+    environment = {"GOWHY_CFG__STACKER__EPOCHS": "4"}
+    assert load(tmp_path, text, environment=environment, preset="fast").config.stacker.epochs == 4
+    with pytest.raises(ConfigError, match="no preset 'slow'") as refused:
+        load(tmp_path, preset="slow")
+    assert "default, fast, full" in str(refused.value)
+
+
 def test_each_layer_wins_over_the_one_below(tmp_path) -> None:
     overrides = tmp_path / "o.json"
     overrides.write_text('{"stacker": {"layers": 5}}')

@@ -22,7 +22,7 @@ from pyarrow import csv
 from scipy import sparse
 
 from shared.errors import DataError
-from shared.fasta import GZIP_MAGIC, normalise_id, read_lines
+from shared.fasta import GZIP_MAGIC, normalise_ids, read_lines
 from shared.ontology import ASPECTS, Ontology, normalise_aspect
 
 IntArray = npt.NDArray[np.int64]
@@ -45,13 +45,18 @@ class Column:
     def __getitem__(self, row: int) -> str:
         return self.names[int(self.codes[row])]
 
-    def renamed(self, rename: Callable[[str], str]) -> Column:
-        """The same rows under other names."""
-        names = [rename(name) for name in self.names]
+    def renamed(self, rename: Callable[[list[str]], list[str]]) -> Column:
+        """The same rows under other names: `rename` gives one for each, and may give two the same."""
+        names = rename(self.names)
         if names == self.names:
             return self
         code_of = {name: code for code, name in enumerate(dict.fromkeys(names))}
         return Column(np.array([code_of[name] for name in names], np.int32)[self.codes], list(code_of))
+
+    def empty(self) -> npt.NDArray[np.bool_]:
+        """The rows without a name."""
+        rows: npt.NDArray[np.bool_] = self.codes == (self.names.index("") if "" in self.names else -1)
+        return rows
 
     def where(self, wanted: Callable[[str], bool]) -> npt.NDArray[np.bool_]:
         """The rows whose name is wanted."""
@@ -103,7 +108,7 @@ def read_labels(path: Path, ontology: Ontology) -> Labels:
     table = read_table(path, (2, 3), _LABEL_REMEDY, header=lambda cells: not _TERM.fullmatch(cells[1]))
     empty = f"an empty cell in the row {' '.join('{}' for _ in table.columns)}"
     for column in table.columns:
-        table.check(column.where(lambda cell: not cell), empty, _LABEL_REMEDY)
+        table.check(column.empty(), empty, _LABEL_REMEDY)
     codes, names = table.columns[1].codes, table.columns[1].names
     resolved = [ontology.resolve(name) for name in names]
     index = np.array([-1 if term is None else ontology.index[term] for term in resolved], np.int64)
@@ -118,15 +123,15 @@ def read_labels(path: Path, ontology: Ontology) -> Labels:
         examples = sorted(names[i] for i in lost)[:MAX_EXAMPLES]
         dropped[reason] = {"terms": len(lost), "rows": int(counts[lost].sum()), "examples": examples}
     kept = terms >= 0
-    proteins = table.columns[0].renamed(normalise_id)
+    proteins = table.columns[0].renamed(normalise_ids)
     return Labels(Column(proteins.codes[kept], proteins.names), terms[kept], len(table), dropped)
 
 
 def label_matrix(labels: Labels, ids: Sequence[str], terms: int) -> tuple[sparse.csr_array, dict[str, Any]]:
     """Boolean CSR [len(ids), terms] of what is stated, and how many labels name other proteins."""
-    row_of = {protein: row for row, protein in enumerate(ids)}
+    row_of = dict(zip(ids, range(len(ids)), strict=True))
     names, codes = labels.proteins.names, labels.proteins.codes
-    rows = np.array([row_of.get(name, -1) for name in names], np.int64)[codes]
+    rows = np.array(list(map(row_of.get, names, itertools.repeat(-1))), np.int64)[codes]
     known = rows >= 0
     shape = (len(ids), terms)
     matrix = sparse.csr_array((np.ones(int(known.sum()), np.bool_), (rows[known], labels.terms[known])), shape=shape)
@@ -168,8 +173,8 @@ def read_taxonomy(path: Path) -> dict[str, int]:
     """
     remedy = "A row is EntryID and NCBI taxon number, separated by a tab"
     table = read_table(path, (2,), remedy, header=lambda cells: not cells[1].isdigit())
-    proteins, text = table.columns[0].renamed(normalise_id), table.columns[1]
-    table.check(proteins.where(lambda name: not name), "a taxon without a protein", remedy)
+    proteins, text = table.columns[0].renamed(normalise_ids), table.columns[1]
+    table.check(proteins.empty(), "a taxon without a protein", remedy)
     bad = text.where(lambda cell: not _TAXON.fullmatch(cell))
     table.check(bad, "the taxon {1} of {0} is no number", remedy)
     used = set(text.codes.tolist())
@@ -229,7 +234,7 @@ def read_table(path: Path, widths: tuple[int, ...], remedy: str, header: Callabl
     columns = _parse_at_once(path, len(cells))
     if columns is None:
         columns = _parse(path, len(cells), remedy)
-    columns = [Column(column.codes[skipped:], column.names).renamed(str.strip) for column in columns]
+    columns = [Column(column.codes[skipped:], column.names).renamed(_stripped) for column in columns]
     if not len(columns[0].codes):
         raise DataError("the table has a header and no row", where=str(path), remedy=remedy)
     return Table(path, columns, skipped)
@@ -284,6 +289,10 @@ def _parse(path: Path, width: int, remedy: str) -> list[Column]:
         codes, names = pd.factorize(frame[name])
         columns.append(Column(codes.astype(np.int32), names.tolist()))
     return columns
+
+
+def _stripped(names: list[str]) -> list[str]:
+    return list(map(str.strip, names))
 
 
 def _zipped(path: Path) -> bool:
