@@ -190,6 +190,23 @@ def _grown(array: Array, filled: int, room: int) -> Array:
 
 
 @compiled
+def _collect(marks: Array, into: Array, filled: int) -> int:
+    """Clear the marks, and write the marked terms in order to `into[filled:]`; where they end.
+
+    It costs less than sorting what was marked.
+    """
+    for word in range(len(marks)):
+        left = marks[word]
+        marks[word] = 0
+        while left != 0:
+            lowest = left & (~left + ONE)
+            into[filled] = word * WORD + BIT[(lowest * DE_BRUIJN) >> TOP_BITS]
+            filled += 1
+            left ^= lowest
+    return filled
+
+
+@compiled
 def _propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Rows:  # noqa: C901, PLR0912 - one pass per row
     pointer, index, values = scores
     parent_pointer, parent_index = parents
@@ -222,16 +239,7 @@ def _propagate_rows(scores: Rows, parents: Csr, closure: Csr, fill: bool) -> Row
                     marks[ancestor >> 6] |= ONE << np.uint64(ancestor & 63)
                     if not fill:
                         received[ancestor] = max(received[ancestor], values[j])
-        # Reading the marks in order costs less than sorting what was marked.
-        filled = start
-        for word in range(len(marks)):
-            left = marks[word]
-            marks[word] = 0
-            while left != 0:
-                lowest = left & (~left + ONE)
-                out_index[filled] = word * WORD + BIT[(lowest * DE_BRUIJN) >> TOP_BITS]
-                filled += 1
-                left ^= lowest
+        filled = _collect(marks, out_index, start)
         out_pointer[row + 1] = filled
         if not fill:
             for position in range(start, filled):
@@ -296,16 +304,7 @@ def union_rows(pointer: Array, index: Array, closure: Csr, out_index: Array) -> 
             for k in range(closure_pointer[term], closure_pointer[term + 1]):
                 ancestor = closure_index[k]
                 marks[ancestor >> 6] |= ONE << np.uint64(ancestor & 63)
-        filled = out_pointer[row]
-        for word in range(len(marks)):
-            left = marks[word]
-            marks[word] = 0
-            while left != 0:
-                lowest = left & (~left + ONE)
-                out_index[filled] = word * WORD + BIT[(lowest * DE_BRUIJN) >> TOP_BITS]
-                filled += 1
-                left ^= lowest
-        out_pointer[row + 1] = filled
+        out_pointer[row + 1] = _collect(marks, out_index, out_pointer[row])
     return out_pointer
 
 

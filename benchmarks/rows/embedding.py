@@ -65,14 +65,7 @@ def measure(size: str, count: int, rounds: int) -> Contest:
             EXTRACT: timed(lambda: _extract(fair, sequences)),
             HF_HALF: timed(lambda: _padded(hugging, tokens)),
         }
-        skipped = {}
-        task = {"family": "esm", "folder": str(folder / "hf"), "tokens": tokens, "special": [1, 1]}
-        task["result"] = str(folder / "openvino.npy")
-        try:
-            peer = stack.enter_context(Peer("openvino_encoder.py", task))
-            ways[OPENVINO] = lambda: (peer.run(), np.load(folder / "openvino.npy"))
-        except PeerMissing as error:
-            skipped[OPENVINO] = str(error)
+        skipped = add_openvino(ways, stack, folder, {"family": "esm", "tokens": tokens, "special": [1, 1]})
         dim = encoders["float32"].dim
         ways[SINGLE_PEAK] = peak((4096, dim, 4 * dim), torch.float32, packed=True)
         ways[PEAK] = peak((4096, dim, 4 * dim))
@@ -99,6 +92,18 @@ def _fair_esm(name: str) -> Any:
             elif key.endswith("bias") and parameter.ndim == 1:
                 parameter.copy_(0.05 * torch.randn_like(parameter))
     return model
+
+
+def add_openvino(ways: dict[str, Way], stack: ExitStack, folder: Path, task: dict[str, Any]) -> dict[str, str]:
+    """Add OpenVINO on the model that Hugging Face saved in `folder`/hf; or why it cannot be asked."""
+    result = folder / "openvino.npy"
+    try:
+        paths = {"folder": str(folder / "hf"), "result": str(result)}
+        peer = stack.enter_context(Peer("openvino_encoder.py", {**task, **paths}))
+    except PeerMissing as error:
+        return {OPENVINO: str(error)}
+    ways[OPENVINO] = lambda: (peer.run(), np.load(result))
+    return {}
 
 
 def _one_by_one(model: Any, tokens: list[list[int]]) -> Result:

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from transformers import T5EncoderModel
 
-from benchmarks.peers.client import Peer, PeerMissing
 from benchmarks.peers.contest import Contest, Result, Way, cosine_distance, interleave, peak, timed
 from benchmarks.rows.base import Comparison
 from benchmarks.rows.base import compare as compared
-from benchmarks.rows.embedding import HALF_ERROR, SINGLE_ERROR, proteins, share_of_peak
+from benchmarks.rows.embedding import HALF_ERROR, OPENVINO, SINGLE_ERROR, add_openvino, proteins, share_of_peak
 from shared.config.embed import EncoderConfig
 from shared.nn.encoders.encoder import TransformerEncoder
 from shared.nn.encoders.prott5 import T5Network, T5Shape
@@ -23,7 +22,7 @@ from shared.nn.encoders.weights import load_weights
 
 SHAPE = T5Shape(layers=6, dim=512, heads=16, head_dim=64, feed_forward=4096)
 HALF, SINGLE, PEAK = "gowhy bf16", "gowhy float32", "bf16 GEMM"
-ONE, ONE_HALF, OPENVINO = "Hugging Face one by one", "Hugging Face bf16, one by one", "OpenVINO bf16, one by one"
+ONE, ONE_HALF = "Hugging Face one by one", "Hugging Face bf16, one by one"
 
 
 def useful_flops(sequences: list[str]) -> float:
@@ -62,14 +61,7 @@ def measure(count: int, rounds: int) -> Contest:
             ONE: timed(lambda: _one_by_one(single, tokens)),
             ONE_HALF: timed(lambda: _one_by_one(half, tokens)),
         }
-        skipped = {}
-        task = {"family": "t5", "folder": str(folder / "hf"), "tokens": tokens, "special": [0, 1]}
-        task["result"] = str(folder / "openvino.npy")
-        try:
-            peer = stack.enter_context(Peer("openvino_encoder.py", task))
-            ways[OPENVINO] = lambda: (peer.run(), np.load(folder / "openvino.npy"))
-        except PeerMissing as error:
-            skipped[OPENVINO] = str(error)
+        skipped = add_openvino(ways, stack, folder, {"family": "t5", "tokens": tokens, "special": [0, 1]})
         ways[PEAK] = peak((4096, SHAPE.dim, SHAPE.feed_forward))
         ways[HALF] = timed(lambda: encoders["bfloat16"].embed(sequences))
         ways[SINGLE] = timed(lambda: encoders["float32"].embed(sequences))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class ContentStore:
         self._transports: dict[Part, Transport] = {}
         self._states: dict[tuple[Part, str], State] = {}
         self._offline: State | None = None  # the mount's, once the remote did not answer
+        self._turns = threading.BoundedSemaphore(self.config.parallel)
         self.damaged: set[str] = set()  # objects seen damaged: a push sends them again
 
     def transport(self, part: Part = "core") -> Transport:
@@ -170,7 +172,8 @@ class ContentStore:
                     shutil.copyfile(into / first.path, temporary)
 
         try:
-            run_batch(what, total, self.config.parallel, bring, missing.values())
+            # As many again may wait for the disk.
+            run_batch(what, total, 2 * self.config.parallel, bring, missing.values())
             for folder in {(into / same[0].path).parent for same in missing.values()}:
                 fsync_path(folder)
         finally:
@@ -183,7 +186,7 @@ class ContentStore:
         location = manifest.objects.get(output.sha256)
         if location is None:
             raise IntegrityError(f"object {output.sha256} of {output.path} is in no version", where=where)
-        wanted = Wanted(output.sha256, output.size, lambda start: self.read(location, start), where)
+        wanted = Wanted(output.sha256, output.size, lambda start: self.read(location, start), where, self._turns)
         try:
             fetch(wanted, into / output.path, parts, self.patience, meter)
         except MissingObject as error:

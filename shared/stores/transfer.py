@@ -11,9 +11,10 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared.atomic import atomic_path, fsync_path
 from shared.digests import CHUNK_BYTES
@@ -31,12 +32,16 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An object to fetch: `read(start)` gives its bytes from there on."""
+    """An object to fetch: `read(start)` gives its bytes from there on.
+
+    `turn` is held while they come in, and not while the disk is waited for: meanwhile the next transfer begins.
+    """
 
     sha256: str
     size: int
     read: Callable[[int], Iterator[bytes]]
     where: str
+    turn: AbstractContextManager[Any]
 
 
 def run_batch(what: str, total_bytes: int, threads: int, work: Callable[[T, Meter], None], items: Iterable[T]) -> None:
@@ -78,11 +83,12 @@ def fetch(wanted: Wanted, target: Path, parts: Path, patience: Patience, meter: 
         ServiceUnavailable: the remote did not answer; the part file stays for the next try.
     """
     with part_file(parts, wanted.sha256) as part:
-        found = patience.call(lambda: _receive(wanted, part, meter))
-        if found != wanted.sha256:
-            # Once more from nothing: a damaged part file must not be resumed from.
-            os.truncate(part, 0)
+        with wanted.turn:
             found = patience.call(lambda: _receive(wanted, part, meter))
+            if found != wanted.sha256:
+                # Once more from nothing: a damaged part file must not be resumed from.
+                os.truncate(part, 0)
+                found = patience.call(lambda: _receive(wanted, part, meter))
         if found != wanted.sha256:
             part.unlink()
             raise IntegrityError(
