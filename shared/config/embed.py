@@ -19,7 +19,7 @@ def _name_may_be_left_out(schema: dict[str, Any]) -> None:
 
 
 class EncoderConfig(Section):
-    """One encoder. `weights` is a local folder or file, `hub` (download) or `random-init(SEED)`.
+    """One encoder. `weights` is a local folder or file, `hub` (download), `shipped` or `random-init(SEED)`.
 
     Sequences longer than `window` residues are embedded in balanced windows that share `overlap`
     residues with their neighbours; see shared.nn.encoders.windows.

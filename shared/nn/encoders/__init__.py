@@ -85,7 +85,7 @@ def load_encoder(
     found = architecture(config)
     where = resolve_device(device)
     network = found.build()
-    loaded = load_weights(network, weights or config.weights, found.hub, config.sha256)
+    loaded = load_weights(network, weights or config.weights, found.hub, config.sha256, name=config.name)
     return TransformerEncoder(config, network, loaded, where)
 
 
@@ -110,7 +110,7 @@ def encoder_config(record: Mapping[str, Any]) -> EncoderConfig:
         source = str(record["weights"])
         return EncoderConfig(
             name=record["name"],
-            weights="hub" if source.startswith("hub:") else source,
+            weights=source.partition(":")[0] if source.startswith(("hub:", "shipped:")) else source,
             sha256=record["weights_sha256"],
             window=options["window"],
             overlap=options["overlap"],

@@ -23,6 +23,7 @@ from shared.nn.encoders.base import Network
 
 # In a folder the first kind that is there is read; the later ones hold the same weights.
 PATTERNS = ("*.safetensors", "pytorch_model*.bin", "*.pt")
+SHIPPED = Path(__file__).parent / "shipped"  # a folder for each encoder that the project trained itself
 DOWNLOAD = ("*.safetensors", "pytorch_model*.bin", "*.json", "vocab.txt")
 
 
@@ -38,17 +39,20 @@ class Weights:
     sha256: str
 
 
-def load_weights(network: Network, source: str, hub: str | None, sha256: str | None = None) -> Weights:
+def load_weights(
+    network: Network, source: str, hub: str | None, sha256: str | None = None, *, name: str = ""
+) -> Weights:
     """Fill a network's parameters.
 
     Args:
         network: its parameters are overwritten.
-        source: `random-init(SEED)`, `hub`, or a local folder or file.
+        source: `random-init(SEED)`, `shipped`, `hub`, or a local folder or file.
         hub: the repository that `hub` means; None where the architecture was never published.
         sha256: what the weights' digest must be; None accepts any.
+        name: the encoder's, for `shipped`.
 
     Raises:
-        ConfigError: `hub` for an architecture that was never published.
+        ConfigError: `hub` for an architecture that was never published, `shipped` for one that is not shipped.
         MissingInput: no such path, or no weights in it.
         ServiceUnavailable: the download failed.
         DataError: a file is not a checkpoint.
@@ -59,14 +63,30 @@ def load_weights(network: Network, source: str, hub: str | None, sha256: str | N
         weights = Weights(source, tensors_digest(network))
         check_digest(weights, sha256)
         return weights
-    path = download(hub) if source == "hub" else Path(source)
+    label, path = located(source, hub, name)
     files = weight_files(path)
-    weights = Weights(f"hub:{hub}" if source == "hub" else source, files_digest(files))
+    weights = Weights(label, files_digest(files))
     # Before the first tensor is read: a file that is not the expected one is not parsed.
     check_digest(weights, sha256)
     check_folder(network, path if path.is_dir() else path.parent)
     fill(network, files)
     return weights
+
+
+def located(source: str, hub: str | None, name: str) -> tuple[str, Path]:
+    """What weights are called in records, and where they are here."""
+    if source == "hub":
+        return f"hub:{hub}", download(hub)
+    if source == "shipped":
+        if not (SHIPPED / name).is_dir():
+            known = sorted(folder.name for folder in SHIPPED.glob("*/"))
+            raise ConfigError(
+                f"no weights of {name} are shipped",
+                where="weights: shipped",
+                remedy=f"Shipped: {', '.join(known) or 'none'}; or use random-init(SEED), hub or a local folder",
+            )
+        return f"shipped:{name}", SHIPPED / name
+    return source, Path(source)
 
 
 def check_digest(weights: Weights, expected: str | None) -> None:

@@ -41,6 +41,19 @@ def test_a_file_and_its_folder_are_the_same_weights(file: Path) -> None:
     assert load(file, sha256=sha256_file(file))
 
 
+def test_shipped_weights_are_found_by_the_encoders_name(file: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("shared.nn.encoders.weights.SHIPPED", tmp_path / "shipped")
+    with pytest.raises(ConfigError, match="no weights of esm2_tiny are shipped"):
+        load("shipped")
+    (tmp_path / "shipped/esm2_tiny").mkdir(parents=True)
+    file.rename(tmp_path / "shipped/esm2_tiny/model.safetensors")
+    encoder = load("shipped")
+    assert encoder.weights_label == "shipped:esm2_tiny"
+    again = load_encoder(encoder.describe(), "cpu")
+    assert again.weights_sha256 == encoder.weights_sha256
+    assert np.array_equal(again.embed(["MKT"]), load("random-init(3)").embed(["MKT"]))
+
+
 def test_shards_are_one_checkpoint_whose_digest_sees_each(file: Path) -> None:
     tensors = state()
     half = len(tensors) // 2
