@@ -4,16 +4,18 @@ Batches of a step are dealt in turn, and gradients and losses are summed, so tha
 with the same `accumulate`; see docs/performance.md for how equal. What crosses are tensors: nothing is pickled.
 
 A process that ends takes the others with it: whoever waits for it is told by its closed connection, and torchrun stops
-whoever does not wait.
+whoever does not wait. Where torchrun itself is killed, the kernel stops all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +29,10 @@ from services.train.team import ALONE, Team, started_by_torchrun
 from shared.errors import ConfigError, IntegrityError, MissingInput, TryAgain
 from shared.nn.device import resolve_device
 
-PATIENCE = datetime.timedelta(days=30)  # followers wait as long as the leader's other stages take
+CALL_PATIENCE = datetime.timedelta(days=30)  # followers wait as long as the leader's other stages take
+PATIENCE = datetime.timedelta(days=1)  # as long as one process prepares a fit that another is ready for
 CALL_BYTES = 512
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,8 @@ def assembled(
 ) -> Iterator[tuple[Team, torch.device]]:
     """The team of this process and the device that it computes on; `ALONE` unless torchrun started several.
 
-    A follower ends at once on SIGTERM and SIGINT: it has nothing to put in order, and may be waiting where Python
-    does not see signals.
+    A follower ends at once on SIGTERM and SIGINT, and so does the leader before it leads: there is nothing to put in
+    order, and they may be waiting where Python does not see signals.
 
     Args:
         device: the config's `device`.
@@ -144,9 +148,8 @@ def assembled(
             "of processes",
         )
     place = device_of(device, local)
-    if rank:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    end_with_torchrun()
     try:
         from accelerate import PartialState  # noqa: PLC0415 - needed by several processes only
     except ImportError as error:
@@ -158,7 +161,10 @@ def assembled(
     with _together():
         cpu = place.type == "cpu"
         state = PartialState(cpu=cpu, backend="gloo" if cpu else "nccl", timeout=PATIENCE)
-        team = Processes(rank, size, local, place, distributed.new_group(backend="gloo", timeout=PATIENCE))
+        team = Processes(rank, size, local, place, distributed.new_group(backend="gloo", timeout=CALL_PATIENCE))
+    if team.leads:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     try:
         yield team, place
         if team.leads:
@@ -168,6 +174,15 @@ def assembled(
             state.destroy_process_group()
         raise
     state.destroy_process_group()
+
+
+def end_with_torchrun() -> None:
+    """Have this process sent SIGTERM when torchrun dies without a word: its children would wait for each other."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died in between
+        raise TryAgain("torchrun ended", where="torchrun", remedy="Run the same command again to resume")
 
 
 def device_of(device: str, local: int) -> torch.device:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from fakes import team_fit
 from pipeline_runs import REPOSITORY, torchrun_command
@@ -56,6 +57,17 @@ def test_a_process_that_ends_takes_the_others_with_it(tmp_path: Path, end: str) 
     assert done.returncode != 0
     assert not (tmp_path / "out.npz").exists()
     assert "asked to fail" in done.stderr or end.startswith("kill")
+
+
+def test_where_torchrun_is_killed_nobody_stays(tmp_path: Path) -> None:
+    command = [*torchrun_command(2), "-m", "tests.fakes.team_fit", str(tmp_path / "out.npz"), "2", "--end", "sleep:1"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as torchrun:
+        assert torchrun.stdout is not None
+        assert torchrun.stdout.readline() == b"asleep\n"
+        workers = psutil.Process(torchrun.pid).children()
+        assert len(workers) == 2
+        torchrun.kill()
+        assert psutil.wait_procs(workers, timeout=PATIENCE_S)[1] == []
 
 
 def test_weights_that_part_are_found(tmp_path: Path) -> None:
