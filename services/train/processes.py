@@ -148,8 +148,6 @@ def assembled(
             "of processes",
         )
     place = device_of(device, local)
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
-    end_with_torchrun()
     try:
         from accelerate import PartialState  # noqa: PLC0415 - needed by several processes only
     except ImportError as error:
@@ -158,6 +156,8 @@ def assembled(
             where="torchrun",
             remedy="Install envs/pip/train.txt (make setup), or start without torchrun",
         ) from error
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    end_with_torchrun()
     with _together():
         cpu = place.type == "cpu"
         state = PartialState(cpu=cpu, backend="gloo" if cpu else "nccl", timeout=PATIENCE)

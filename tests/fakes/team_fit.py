@@ -1,7 +1,7 @@
 """`python -m tests.fakes.team_fit OUT ACCUMULATE...`: small fits on as many processes as torchrun started.
 
 The leader writes each fit's weights and losses to OUT (.npz) as `<accumulate>/<name>`. The network has dropout, a
-buffer, and a part that only some batches use. `--end HOW:RANK` ends a process in the middle of the first fit.
+buffer, and a part that only some batches use. `--end HOW:RANK` ends a process in the middle of one more fit.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ def fit(team: Team, accumulate: int, end: str = "") -> dict[str, np.ndarray]:
     return {**weights, "losses": np.array([[record.train, record.validation] for record in records])}
 
 
-def fits(team: Team, accumulates: list[int], end: str = "") -> dict[str, np.ndarray]:
+def fits(team: Team, accumulates: list[int]) -> dict[str, np.ndarray]:
     """What the leader, or a process alone, does: a fit per value; `<accumulate>/<name>` -> array."""
     found = {}
     for accumulate in accumulates:
-        team.call("stage", str(accumulate))
-        found |= {f"{accumulate}/{name}": array for name, array in fit(team, accumulate, end).items()}
+        team.call(str(accumulate), "")
+        found |= {f"{accumulate}/{name}": array for name, array in fit(team, accumulate).items()}
     return found
 
 
@@ -111,9 +111,12 @@ def command(arguments: argparse.Namespace) -> int:
     with assembled("cpu", math.gcd(*arguments.accumulate)) as (team, _):
         if not team.leads:
             while (call := team.heard()) is not None:
-                fit(team, int(call[1]), arguments.end)
+                fit(team, int(call[0]), call[1])
             return 0
-        np.savez(arguments.out, **fits(team, arguments.accumulate, arguments.end))
+        np.savez(arguments.out, **fits(team, arguments.accumulate))
+        if arguments.end:
+            team.call("2", arguments.end)
+            fit(team, 2, arguments.end)
     return 0
 
 
