@@ -182,7 +182,6 @@ def test_death_at_every_write_of_a_commit(tmp_path, point) -> None:
         sys.path[:0] = [".", "tests"]
         from pathlib import Path
         from fakes import stages as fake
-from fakes.team import Follower
         from services.train.runner import Runner
         from shared.config import Config
         from shared.logs import Logger
