@@ -31,7 +31,7 @@ from services.train.team import Team
 from shared.edge import Parser, main
 
 WAYS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
-EPOCHS, ACCUMULATE = 4, 2
+EPOCHS, ACCUMULATE = 2, 2
 
 
 def measure(rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -43,12 +43,18 @@ def measure(rounds: int) -> dict[str, list[dict[str, Any]]]:
             module = ["-m", "benchmarks.processes", "--fit", str(threads)]
             done = subprocess.run(
                 [sys.executable, "-m", "torch.distributed.run", *started, *module],
-                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": str(threads)},
+                env={
+                    **os.environ,
+                    "GLOO_SOCKET_IFNAME": "lo",
+                    "OMP_NUM_THREADS": str(threads),
+                    "OMP_WAIT_POLICY": "PASSIVE",
+                },
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
             )
             found[way].append(json.loads(done.stdout))
+            print(f"{way}: {done.stdout.strip()}", file=sys.stderr, flush=True)
     return found
 
 
