@@ -29,6 +29,12 @@ def train_command(out: Path, *arguments: str) -> list[str]:
     ]
 
 
+def torchrun_command(processes: int) -> list[str]:
+    """`torchrun` on this machine's loopback, on a free port; `-m MODULE ...` follows."""
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
+    return ["env", "GLOO_SOCKET_IFNAME=lo", sys.executable, "-m", "torch.distributed.run", *options]
+
+
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run to the end from the repository root."""
     return subprocess.run(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from services.train.cli import build_parser
-from shared.edge import main
+from services.train.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(build_parser()))
+    raise SystemExit(main())

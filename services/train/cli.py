@@ -10,8 +10,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from services.train.cli_tools import add_cache, add_convert, add_diagnose, add_o
 from services.train.embed_cli import add_embed
 from services.train.pretrain_cli import add_pretrain
 from services.train.store_cli import add_store
+from services.train.team import started_by_torchrun
 from shared import env
 from shared.atomic import write_json
 from shared.config import Config
 from shared.config.files import preset_names
 from shared.config.load import LoadedConfig, load_config
-from shared.edge import Parser
+from shared.edge import Parser, run_command
 from shared.errors import UsageError
 from shared.progress import set_quiet
 
@@ -50,6 +52,19 @@ def build_parser() -> Parser:
     add_cache(verbs)
     add_store(verbs)
     return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; of the processes that torchrun starts only `run` makes use."""
+    arguments = build_parser().parse_args(argv)
+    if started_by_torchrun() > 1 and (arguments.verb != "run" or arguments.dry_run):
+        arguments.command = _refuse_several
+    return run_command(arguments.command, arguments)
+
+
+def _refuse_several(arguments: argparse.Namespace) -> int:
+    what = "run --dry-run" if arguments.verb == "run" else arguments.verb
+    raise UsageError(f"torchrun started several processes, and {what} is for one", remedy="Start it with python")
 
 
 def _add_config_options(verb: argparse.ArgumentParser) -> None:
@@ -133,11 +148,16 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"warning: {message}", file=sys.stderr)
     with ExitStack() as held:
         loaded, config = prepare(arguments, sets, held)
-        from services.train import session  # noqa: PLC0415 - after the thread count is fixed
+        from services.train import processes, session  # noqa: PLC0415 - after the thread count is fixed
 
         job = session.Session(loaded, config, env_lock, REPOSITORY, quiet=arguments.quiet)
         if arguments.dry_run:
             return show_plan(job.plan(arguments.only, arguments.from_stage), as_json=arguments.json)
+        team, device = held.enter_context(processes.assembled(config.device, config.level1.training.accumulate))
+        job = replace(job, team=team, device=device)
+        if not team.leads:
+            job.follow()
+            return 0
         write_configs(job.run_folder, loaded, config)
         result = job.run(arguments.only, arguments.from_stage)
     if arguments.json:

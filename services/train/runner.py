@@ -17,12 +17,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from services.train.peak import peak_bytes, reset_peak
 from services.train.stage import Stage, StageContext
+from services.train.team import ALONE, Team
 from shared.atomic import fsync_path, publish, write_json
 from shared.checkpoint import Checkpoint, Output
 from shared.config import Config
@@ -73,6 +74,7 @@ class Runner:
     store: Store
     log: Logger
     device: str = "cpu"
+    team: Team = ALONE
     on_milestone: Callable[[Mapping[str, Checkpoint], Step], None] = lambda _checkpoints, _step: None
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     _file_digests: dict[Path, str] = field(default_factory=dict)
@@ -129,6 +131,30 @@ class Runner:
             if selection.only == stage.id:
                 break
         return steps
+
+    def follow(self) -> None:
+        """Share the leader's fits until it has no more; reads the run folder's inputs, writes nothing.
+
+        Raises:
+            TryAgain: another process ended.
+            GowhyError: what a fit raised.
+        """
+        stages = {stage.id: stage for stage in self.stages}
+        joined: str = ""
+        share: Callable[[str], None] = nothing
+        while (call := self.team.heard()) is not None:
+            name, job = call
+            if name != joined:
+                joined, share = name, nothing  # lets go of the last stage's data
+                share = self._join(stages[name])
+            share(job)
+
+    def _join(self, stage: Stage) -> Callable[[str], None]:
+        nowhere = self.run_folder / "read-only"
+        ctx = replace(self.context(stage, nowhere, nowhere), cache=nowhere, output_paths=frozenset())
+        if stage.join is None:
+            raise GowhyError(f"{stage.id} calls processes that cannot join it", remedy="This is a defect of the stage")
+        return stage.join(ctx)
 
     def _bring_up_to_date(self, stage: Stage, *, again: bool, may_run: bool, number: int) -> Step:
         inputs = self.inputs_of(stage)
@@ -281,6 +307,7 @@ class Runner:
             input_paths=frozenset(stage.inputs(self.config)),
             output_paths=frozenset(stage.outputs(self.config)),
             log=self.log,
+            team=self.team,
         )
 
     def _commit(self, stage: Stage, inputs: Mapping[str, str], staging: Path, started: str) -> Checkpoint:
@@ -317,6 +344,10 @@ def crash_point(name: str) -> None:
     """Die here when a test asks for it by `GOWHY_CRASH_AT`; the cheapest proof of the order of writes."""
     if os.environ.get("GOWHY_CRASH_AT") == name:
         os._exit(137)
+
+
+def nothing(_job: str) -> None:
+    """What a process shares that has joined no stage."""
 
 
 def fingerprint(stage: Stage, inputs: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from services.train.artifact_manifests import missing_artifact_manifests
 from services.train.manifest_writer import MANIFEST, ManifestWriter
 from services.train.pipeline import PIPELINE
 from services.train.runner import Runner, Selection, Step
+from services.train.team import ALONE, Team
 from shared.checkpoint import Checkpoint
 from shared.config import Config
 from shared.config.load import LoadedConfig, resolve_input, validate
@@ -24,7 +25,8 @@ from shared.logs import Logger
 from shared.manifest import EnvLock, Manifest, load_manifest
 from shared.nn.device import resolve_device
 from shared.nn.seeding import make_deterministic
-from shared.stores import Store, open_store
+from shared.progress import set_quiet
+from shared.stores import MemoryStore, Store, open_store
 
 TERM_PRIORS = "parsed/term_priors.parquet"
 
@@ -38,6 +40,8 @@ class Session:
     env_lock: EnvLock
     repository: Path
     quiet: bool = False
+    team: Team = ALONE
+    device: torch.device | None = None  # None: the config's
 
     @property
     def run_folder(self) -> Path:
@@ -48,6 +52,12 @@ class Session:
         """What `run` would do with each stage, and why."""
         runner = self._runner(Logger(None, quiet=True), self._store())
         return [asdict(step) for step in runner.plan(Selection(only, from_stage))]
+
+    def follow(self) -> None:
+        """Share the fits of the process that runs."""
+        make_deterministic(self.config.threads)
+        set_quiet(True)
+        self._runner(Logger(None, quiet=True), MemoryStore()).follow()
 
     def run(self, only: str | None, from_stage: str | None) -> dict[str, Any]:
         """Bring the run up to date; the manifest is complete only when every stage is."""
@@ -111,9 +121,9 @@ class Session:
         return open_store(self.config.store.url, self.config.paths.out / "cache", self.config.store)
 
     def _runner(self, log: Logger, store: Store) -> Runner:
-        device = resolve_device(self.config.device)
+        device = self.device or resolve_device(self.config.device)
         torch.set_num_threads(self.config.threads)
-        return Runner(PIPELINE, self.config, self.run_folder, store, log, device=str(device))
+        return Runner(PIPELINE, self.config, self.run_folder, store, log, device=str(device), team=self.team)
 
 
 def point_latest(run_folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 A stage is one file with one `STAGE`: an id, a version, the artefacts it reads and writes, the config
 sections it reads, and one `run` function. The runner hashes all of that; nothing else may change an
-output. Bump `version` whenever the meaning of `run` changes.
+output. A stage whose fits several processes share has a `join` beside it. Bump `version` whenever the meaning of `run` changes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from services.train.team import ALONE, Team
 from shared.artefacts import artefact
 from shared.config import Config, Section
 from shared.errors import MissingInput
@@ -44,6 +45,7 @@ class Stage:
     outputs: Outputs
     sections: tuple[type[Section], ...] = ()
     files: tuple[str, ...] | None = None  # config keys of the user's files it reads; None: all of its sections'
+    join: Callable[[StageContext], Callable[[str], None]] | None = None  # of a stage that calls its team: see `Team`
 
     def settings(self, config: Config) -> dict[str, Section]:
         """The declared sections, by their key in the config."""
@@ -59,7 +61,8 @@ def always(*paths: str) -> Outputs:
 class StageContext:
     """What `run` may touch: declared inputs, declared outputs, declared settings, a resumable work folder.
 
-    `device`, `threads`, `cache` and the progress bar may change how fast a stage is, never what it writes.
+    `device`, `threads`, `cache`, `team` and the progress bar may change how fast a stage is, never what it writes
+    (beyond the rounding of sums).
     """
 
     stage: Stage
@@ -74,6 +77,7 @@ class StageContext:
     input_paths: frozenset[str]
     output_paths: frozenset[str]
     log: Logger = field(repr=False)
+    team: Team = ALONE
 
     def settings(self, kind: type[SectionT]) -> SectionT:
         """The config section of a declared kind."""

@@ -139,13 +139,12 @@ def _generate(folder: Path, size: Size) -> None:
         written = write_demo(temporary, size=size, seed=DEMO_SEED)
         keys = sorted(set(written) & set(DataConfig.input_files()))
         write_json(temporary / "dataset.json", {key: str(Path(written[key]).relative_to(temporary)) for key in keys})
-        shutil.rmtree(folder, ignore_errors=True)
         try:
             temporary.rename(folder)
         except OSError:
-            # Another process was first; its files are the same.
-            if not (folder / "dataset.json").is_file():
-                raise
+            if not (folder / "dataset.json").is_file():  # else another process was first; its files are the same
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
     except OSError as error:
         raise from_os_error(error, str(folder)) from error
     finally:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from services.train.team import ALONE, Team
 from shared.config import Level1Config, TransformConfig
 from shared.logs import Logger
 from shared.models.base import Level1Model
@@ -51,6 +52,7 @@ class FitContext:
     log: Logger = field(repr=False)
     stage: str = ""
     fold: int = -1
+    team: Team = ALONE
 
 
 class Fitter(Protocol):

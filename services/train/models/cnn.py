@@ -68,6 +68,7 @@ class CnnFitter:
             model=self.name,
             order=lambda chosen, order: SAMPLERS[config.sampling](chosen, data.clusters, order),
             validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
+            draws=generator,
         )
         network.heads.set_constant(~learnable_terms(data, rows, config.min_positives), priors)
         return CnnModel(network.cpu(), data.terms)

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from services.train.models.targets import orphans, with_parent
 from services.train.models.training import EpochRecord, build, mean_loss, torch_threads, train
+from services.train.team import ALONE, Team
 from shared.config import StackerConfig
 from shared.config.training import TrainingConfig
 from shared.logs import Logger
@@ -81,6 +82,7 @@ class StackingContext:
     fold: int
     log: Logger = field(repr=False)
     after_epoch: Callable[[], None] = lambda: None
+    team: Team = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +288,7 @@ def held_out_loss(network: AspectStacker, data: AspectData, rows: IntArray, cont
     network.eval()
     loss = _loss(network, data, context.device)
     with torch_threads(context.threads):
-        return mean_loss(loss, rows, context.config.batch_size, context.policy, context.device)
+        return mean_loss(loss, rows, context.config.batch_size, context.policy, context)
 
 
 def level1_losses(data: AspectData, rows: IntArray) -> dict[str, float]:

@@ -3,6 +3,9 @@
 The MLP, the CNN and the stacker differ in their network and in their loss; everything else that
 decides a fit is here and in `TrainingConfig`. `train(module, loss_of_batch, rows, ...)` draws no
 random number from, and leaves no trace in, the process's global generators.
+
+The batches of a step may be dealt over the processes of a `Team`. Alone, a team changes nothing, so there is one
+path: what is drawn for a batch follows from its place, and sums are over the batches of all processes.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -18,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from services.train.team import Team
 from shared.config.training import TrainingConfig
 from shared.errors import GowhyError
 from shared.logs import Logger
@@ -55,6 +59,11 @@ class TrainingContext(Protocol):
     @property
     def fold(self) -> int:
         """Held-out fold in the logs; -1 for none."""
+        ...
+
+    @property
+    def team(self) -> Team:
+        """The processes that make the fit, each with a context of its own."""
         ...
 
 
@@ -145,35 +154,51 @@ class _Loop:
     policy: TrainingConfig
     context: TrainingContext
     model: str
+    seed: int
+    draws: np.random.Generator | None
 
-    def step(self, group: list[IntArray], learning_rate: float, epoch: int) -> float:
-        """One optimiser step over some batches, each weighted by its size; returns their summed loss."""
+    def step(self, group: list[IntArray], learning_rate: float, epoch: int, number: int) -> float:
+        """Optimiser step `number` over some batches, each weighted by its size; returns their summed loss."""
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = learning_rate
         self.optimiser.zero_grad(set_to_none=True)
         size = sum(len(batch) for batch in group)
-        total = 0.0
-        for batch in group:
+        team, losses = self.context.team, np.zeros(len(group))
+        for index, batch in enumerate(group):
+            if not team.has(index):
+                continue
+            self._seed_batch(number, index)
             with _autocast(self.policy, self.context.device):
                 loss = self.loss_of_batch(batch)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise GowhyError(
-                    f"the training loss is {value}",
-                    where=f"{self.model}, epoch {epoch}",
-                    remedy="Lower the model's learning_rate, or set training.clip_norm",
-                )
+            losses[index] = float(loss.detach())
             torch.autograd.backward(loss * (len(batch) / size))
-            total += value * len(batch)
+        values = team.sum(losses).tolist()
+        wrong = [value for value in values if not math.isfinite(value)]
+        if wrong:
+            raise GowhyError(
+                f"the training loss is {wrong[0]}",
+                where=f"{self.model}, epoch {epoch}",
+                remedy="Lower the model's learning_rate, or set training.clip_norm",
+            )
+        team.sum_gradients(self.module)
         if self.policy.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.policy.clip_norm)
         self.optimiser.step()
-        return total
+        return weighted_sum(values, group)
+
+    def _seed_batch(self, step: int, index: int) -> None:
+        """Draw for a batch what follows from its place alone: another process may have the one before it."""
+        if self.policy.accumulate == 1:
+            return  # every batch is this process's: the generators run on
+        torch_seed, own_seed = np.random.SeedSequence([self.seed, step, index]).generate_state(2, np.uint64)
+        torch.manual_seed(int(torch_seed))
+        if self.draws is not None:
+            self.draws.bit_generator.state = np.random.default_rng(own_seed).bit_generator.state
 
     def watch(self, rows: IntArray, batch_size: int) -> float:
         """Mean loss over rows without dropout."""
         self.module.eval()
-        return mean_loss(self.loss_of_batch, rows, batch_size, self.policy, self.context.device)
+        return mean_loss(self.loss_of_batch, rows, batch_size, self.policy, self.context)
 
     def close_epoch(
         self, epoch: int, train_loss: float, validation: float | None, after_epoch: AfterEpoch | None
@@ -203,8 +228,9 @@ def train(
     order: Order = shuffled,
     validation_rows: IntArray | None = None,
     after_epoch: AfterEpoch | None = None,
+    draws: np.random.Generator | None = None,
 ) -> list[EpochRecord]:
-    """Fit `module` in place and leave it in evaluation mode.
+    """Fit `module` in place and leave it in evaluation mode; with other processes, the same module in each.
 
     Args:
         module: already on `context.device`, its initial weights seeded (see `build`).
@@ -221,9 +247,12 @@ def train(
         validation_rows: only watched (`loss/val`), never used for a decision here.
         after_epoch: called with the epoch (from 0) and the module in evaluation mode, outside autograd;
             its metrics are logged with the epoch's losses. It may keep copies of weights.
+        draws: what `loss_of_batch` draws from beside torch's generator, when in training mode (a PCG64).
 
     Raises:
         GowhyError: there are no rows, or the loss is not finite.
+        IntegrityError: processes ended with different weights.
+        TryAgain: another process ended.
     """
     if rows.size == 0:
         raise GowhyError(
@@ -232,7 +261,9 @@ def train(
             remedy="Lower split.val_fraction or give more annotated proteins",
         )
     generator = np.random.default_rng(seed)
-    loop = _Loop(module, loss_of_batch, make_optimiser(module, policy, learning_rate), policy, context, model)
+    context.team.same_start(module)
+    optimiser = make_optimiser(module, policy, learning_rate)
+    loop = _Loop(module, loss_of_batch, optimiser, policy, context, model, seed, draws)
     records: list[EpochRecord] = []
     with torch_threads(context.threads), seeded(seed, context.device):
         step = 0
@@ -243,12 +274,13 @@ def train(
             module.train()
             total = 0.0
             for group in groups:
-                total += loop.step(group, learning_rate * learning_rate_factor(policy, step, steps), epoch)
+                total += loop.step(group, learning_rate * learning_rate_factor(policy, step, steps), epoch, step)
                 step += 1
             watched = (
                 None if validation_rows is None or not len(validation_rows) else loop.watch(validation_rows, batch_size)
             )
             records.append(loop.close_epoch(epoch, total / sum(map(len, batches)), watched, after_epoch))
+    context.team.check_same_end(module, model)
     return records
 
 
@@ -258,15 +290,25 @@ def split_batches(rows: IntArray, batch_size: int) -> list[IntArray]:
 
 
 def mean_loss(
-    loss_of_batch: LossOfBatch, rows: IntArray, batch_size: int, policy: TrainingConfig, device: str
+    loss_of_batch: LossOfBatch, rows: IntArray, batch_size: int, policy: TrainingConfig, context: TrainingContext
 ) -> float:
     """Mean loss over rows without gradient; the caller puts the module into evaluation mode."""
-    total = 0.0
+    batches = split_batches(rows, batch_size)
+    losses = np.zeros(len(batches))
     with torch.no_grad():
-        for batch in split_batches(rows, batch_size):
-            with _autocast(policy, device):
-                total += float(loss_of_batch(batch)) * len(batch)
-    return total / len(rows)
+        for index, batch in enumerate(batches):
+            if context.team.has(index):
+                with _autocast(policy, context.device):
+                    losses[index] = float(loss_of_batch(batch))
+    return weighted_sum(context.team.sum(losses).tolist(), batches) / len(rows)
+
+
+def weighted_sum(losses: Sequence[float], batches: Sequence[IntArray]) -> float:
+    """Mean losses of batches, times their sizes, added in the batches' order."""
+    total = 0.0
+    for loss, batch in zip(losses, batches, strict=True):
+        total += loss * len(batch)
+    return total
 
 
 def _autocast(policy: TrainingConfig, device: str) -> torch.autocast:

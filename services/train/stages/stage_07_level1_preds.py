@@ -8,7 +8,7 @@ logits, so that a killed run goes on with the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from services.train.models.saved import WHOLE, join_parts, record_path, weights_
 from services.train.models.targets import positives, qualified_terms
 from services.train.models.training import torch_threads
 from services.train.stage import Stage, StageContext, always
+from services.train.team import ALONE
 from shared.artefacts import JSON, NPZ
 from shared.atomic import atomic_path, write_json
 from shared.config import Config, Level1Config, TransformConfig
@@ -83,6 +84,11 @@ class Fit:
         return WHOLE if self.fold is None else str(self.fold)
 
     @property
+    def call(self) -> str:
+        """What the leader of a team calls it."""
+        return f"{self.name}/{self.part}"
+
+    @property
     def record(self) -> Path:
         """Written last: where it is, everything else in the folder is whole."""
         return self.folder / "fit.json"
@@ -101,6 +107,7 @@ def run(ctx: StageContext) -> None:
     config = ctx.settings(Level1Config)
     with threadpool_limits(ctx.threads), torch_threads(ctx.threads):
         proteins = load_proteins(ctx, config)
+        write_terms(ctx, config, proteins)
         names = model_names(config)
         fits = {name: list_fits(ctx, name, proteins.splits) for name in names}
         everything = [fit for name in names for fit in fits[name]]
@@ -115,11 +122,33 @@ def run(ctx: StageContext) -> None:
             write_matrices(ctx, name, fits[name], proteins)
 
 
+def join(ctx: StageContext) -> Callable[[str], None]:
+    """Read what the fits read, and be ready to share one, named `<model>/<fold>`; nothing is kept of it."""
+    config = ctx.settings(Level1Config)
+    with threadpool_limits(ctx.threads), torch_threads(ctx.threads):
+        proteins = load_proteins(ctx, config)
+    fits = {fit.call: fit for name in model_names(config) for fit in list_fits(ctx, name, proteins.splits)}
+
+    def share(job: str) -> None:
+        with threadpool_limits(ctx.threads), torch_threads(ctx.threads):
+            fit_model(ctx, config, fits[job], proteins)
+
+    return share
+
+
 def load_proteins(ctx: StageContext, config: Level1Config) -> Proteins:
-    """Read the inputs, choose the terms and write their order."""
+    """Read the inputs and choose the terms."""
     data = load_training_data(ctx.read)
     splits = load_splits(ctx.read, data.features.ids)
     data = choose_terms(data, splits.fit_rows, config)
+    test = load_features(ctx.read, "test")
+    require([check_filled(name, data.features.dense[name], test.dense[name]) for name in data.features.dense])
+    return Proteins(data, test, splits)
+
+
+def write_terms(ctx: StageContext, config: Level1Config, proteins: Proteins) -> None:
+    """Write the order of the terms, and which of them each fold's models learn."""
+    data, splits = proteins.data, proteins.splits
     fold_terms = {
         str(fold): qualified_terms(data, fit_rows_of(splits, fold), config.min_positives).tolist()
         for fold in splits.fold_numbers()
@@ -128,9 +157,6 @@ def load_proteins(ctx: StageContext, config: Level1Config) -> Proteins:
         TERMS,
         {"terms": list(data.terms), "aspects": [ASPECTS[aspect] for aspect in data.aspects], "fold_terms": fold_terms},
     )
-    test = load_features(ctx.read, "test")
-    require([check_filled(name, data.features.dense[name], test.dense[name]) for name in data.features.dense])
-    return Proteins(data, test, splits)
 
 
 def choose_terms(data: TrainingData, rows: IntArray, config: Level1Config) -> TrainingData:
@@ -164,17 +190,9 @@ def list_fits(ctx: StageContext, name: str, splits: Splits) -> list[Fit]:
 def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Proteins) -> None:
     """Fit one model, predict with it, and keep both in the fit's folder; the record comes last."""
     data, splits = proteins.data, proteins.splits
-    context = FitContext(
-        config=config,
-        transform=ctx.settings(TransformConfig),
-        device=str(resolve_device(ctx.device)),
-        threads=ctx.threads,
-        work=fit.folder / "fit",
-        log=ctx.log,
-        stage=ctx.stage.id,
-        fold=-1 if fit.fold is None else fit.fold,
-    )
-    model = MODELS[fit.name].fit(data, fit_rows_of(splits, fit.fold), context)
+    if MEMBERS[fit.name].is_torch:
+        ctx.team.call(ctx.stage.id, fit.call)
+    model = fit_model(ctx, config, fit, proteins)
     own = splits.fit_rows if fit.fold is None else np.flatnonzero(splits.folds == fit.fold)
     count = len(data.terms)
     write_logits(fit.folder / "own.npy", lambda rows: own_logits(model, data, rows), own, count)
@@ -192,6 +210,22 @@ def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Protei
             "loss_held_out": held_out_loss(fit, own, data),
         },
     )
+
+
+def fit_model(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Proteins) -> Level1Model:
+    """Fit one model; what torch fits is the whole team's."""
+    context = FitContext(
+        config=config,
+        transform=ctx.settings(TransformConfig),
+        device=str(resolve_device(ctx.device)),
+        threads=ctx.threads,
+        work=fit.folder / "fit",
+        log=ctx.log,
+        stage=ctx.stage.id,
+        fold=-1 if fit.fold is None else fit.fold,
+        team=ctx.team if MEMBERS[fit.name].is_torch else ALONE,
+    )
+    return MODELS[fit.name].fit(proteins.data, fit_rows_of(proteins.splits, fit.fold), context)
 
 
 def own_logits(model: Level1Model, data: TrainingData, rows: IntArray) -> FloatArray:
@@ -270,4 +304,5 @@ STAGE = Stage(
     inputs=always(*feature_artefacts("train"), *feature_artefacts("test"), *TRAINING_ARTEFACTS),
     outputs=outputs,
     sections=(Level1Config, TransformConfig),
+    join=join,
 )

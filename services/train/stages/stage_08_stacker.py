@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,17 @@ def run(ctx: StageContext) -> None:
             "validation": validation,
         },
     )
+
+
+def join(ctx: StageContext) -> Callable[[str], None]:
+    """Read what the fits read, and be ready to share one, named `<fold>/<aspect>`; nothing is kept of it."""
+    views = aspect_views(prepare(ctx))
+
+    def share(job: str) -> None:
+        fold, _, aspect = job.partition("/")
+        fit_aspect(views[aspect], stacking_context(ctx, int(fold)))
+
+    return share
 
 
 def prepare(ctx: StageContext) -> Prepared:
@@ -205,25 +216,30 @@ def fit_all(ctx: StageContext, prepared: Prepared) -> tuple[dict[str, torch.Tens
     config, layout = ctx.settings(StackerConfig), prepared.layout
     tensors: dict[str, torch.Tensor] = cross_tensors(prepared.cross)
     records: dict[str, dict[str, Any]] = {}
-    views = {aspect: aspect_data(prepared, aspect) for aspect in layout.scored_aspects}
+    views = aspect_views(prepared)
     with ctx.progress("fit", len(layout.folds) * len(views) * max(1, config.epochs), "epoch") as bar:
         for fold in layout.folds:
-            context = StackingContext(
-                config=config,
-                policy=ctx.settings(Level1Config).training,
-                device=str(resolve_device(ctx.device)),
-                threads=ctx.threads,
-                stage=ctx.stage.id,
-                fold=fold,
-                log=ctx.log,
-                after_epoch=bar.advance,
-            )
+            context = replace(stacking_context(ctx, fold), after_epoch=bar.advance)
             for number, (aspect, data) in enumerate(views.items()):
                 fitted, records.setdefault(str(fold), {})[aspect] = fitted_or_resumed(ctx.work, data, context)
                 tensors |= {f"fold{fold}/{aspect}/{name}": tensor for name, tensor in fitted.items()}
                 finished = (layout.folds.index(fold) * len(views) + number + 1) * max(1, config.epochs)
                 bar.advance(finished - bar.done)
     return tensors, records
+
+
+def stacking_context(ctx: StageContext, fold: int) -> StackingContext:
+    """What the fits of one fold get; they are the whole team's."""
+    return StackingContext(
+        config=ctx.settings(StackerConfig),
+        policy=ctx.settings(Level1Config).training,
+        device=str(resolve_device(ctx.device)),
+        threads=ctx.threads,
+        stage=ctx.stage.id,
+        fold=fold,
+        log=ctx.log,
+        team=ctx.team,
+    )
 
 
 def fitted_or_resumed(
@@ -233,6 +249,7 @@ def fitted_or_resumed(
     weights = work / f"fold{context.fold}_{data.aspect}.pth"
     record_path = weights.with_suffix(".json")
     if not record_path.exists():
+        context.team.call(context.stage, f"{context.fold}/{data.aspect}")
         network, record = fit_aspect(data, context)
         write_bytes(weights, tensor_bytes(network.state_dict()))
         write_json(record_path, record)
@@ -246,6 +263,11 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
     # Own storage each: a view would drag its whole base along, and two views would share one.
     torch.save({name: tensors[name].detach().clone().contiguous() for name in sorted(tensors)}, buffer)
     return buffer.getvalue()
+
+
+def aspect_views(prepared: Prepared) -> dict[str, AspectData]:
+    """`aspect_data` of every aspect that is scored."""
+    return {aspect: aspect_data(prepared, aspect) for aspect in prepared.layout.scored_aspects}
 
 
 def aspect_data(prepared: Prepared, aspect: str) -> AspectData:
@@ -320,4 +342,5 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=always(TOP_TERMS, OUT_OF_FOLD, TEST, WEIGHTS, RECORD),
     sections=(StackerConfig, Level1Config),
+    join=join,
 )

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from fakes import stages as fake
+from fakes.team import Follower
 
 from services.train.runner import Runner, Selection, checkpoint_path
+from services.train.stage import StageContext
 from shared.config import Config, TextConfig
 from shared.errors import CannotWrite, GowhyError, MissingInput, TryAgain, UsageError
 from shared.logs import Logger
@@ -203,3 +205,24 @@ def test_death_at_every_write_of_a_commit(tmp_path, point) -> None:
         assert (tmp_path / "a/run" / file).read_bytes() == (tmp_path / "b/run" / file).read_bytes()
     assert not list((tmp_path / "a/run/.staging").iterdir())
     assert not list((tmp_path / "a/run/.work").iterdir())
+
+
+def test_a_follower_joins_a_stage_once_and_shares_the_fits_that_it_hears_of(tmp_path) -> None:
+    heard: list[str] = []
+
+    def join(ctx: StageContext):
+        heard.append(f"joined {ctx.stage.id}")
+        with pytest.raises(KeyError):
+            ctx.output("external/text_manifest.json")  # nothing may be written
+        return heard.append
+
+    stages = (dataclasses.replace(fake.FIRST, join=join), dataclasses.replace(fake.SECOND, join=join))
+    calls = [("first", "a"), ("first", "b"), ("second", "c")]
+    runner(tmp_path / "absent", stages=stages, team=Follower(calls=calls)).follow()
+    assert heard == ["joined first", "a", "b", "joined second", "c"]
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_call_into_a_stage_that_nobody_can_join_is_a_defect(tmp_path) -> None:
+    with pytest.raises(GowhyError, match="cannot join"):
+        runner(tmp_path, team=Follower(calls=[("first", "a")])).follow()

@@ -95,6 +95,27 @@ def test_generated_data_are_written_once_and_whole(tmp_path: Path, monkeypatch: 
     assert calls == [("smoke", registry.DEMO_SEED)] * 2
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_generated_data_of_a_process_that_was_first_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    folder = tmp_path / "cache" / "smoke-1"
+
+    def write_demo(temporary: Path, *, size: str, seed: int) -> dict[str, Path]:
+        folder.mkdir()
+        (folder / "theirs").touch()
+        if finished:
+            (folder / "dataset.json").write_text('{"train_fasta": "theirs"}')
+        (temporary / "ours").touch()
+        return {"train_fasta": temporary / "ours"}
+
+    module = types.ModuleType("services.train.data.demo")
+    module.write_demo = write_demo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "services.train.data.demo", module)
+    # What was left half-made by older means is replaced; a whole one may be in use already.
+    assert dataset_defaults("smoke", "1", tmp_path) == {"train_fasta": folder / ("theirs" if finished else "ours")}
+
+
 def test_the_registry_loads_no_numerical_library() -> None:
     code = "import sys, services.train.data; print(sorted({'numpy', 'pandas', 'torch'} & set(sys.modules)))"
     root = Path(__file__).resolve().parents[4]

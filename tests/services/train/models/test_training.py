@@ -13,6 +13,7 @@ from torch import nn
 
 from services.train.models import training
 from services.train.models.training import EpochRecord, build, learning_rate_factor, optimiser_groups, shuffled, train
+from services.train.team import ALONE, Team
 from shared.config.training import TrainingConfig
 from shared.errors import GowhyError
 from shared.logs import Logger
@@ -32,6 +33,7 @@ class Context:
     threads: int = 1
     stage: str = "stage"
     fold: int = 2
+    team: Team = ALONE
 
 
 QUIET = Context(Logger(None, quiet=True))

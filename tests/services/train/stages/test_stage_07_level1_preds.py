@@ -20,6 +20,7 @@ from shared.config import Level1Config
 from shared.errors import DataError, IntegrityError
 from shared.ontology import ASPECTS
 from tests.fakes.level1_run import QUICK, Level1Run, features_of_tests, stage_context, training_data
+from tests.fakes.team import Caller
 
 EVERY = ["homology", "knn", "logreg", "mlp", "cnn"]
 LEAST_AUC = {"homology": 0.8, "knn": 0.8, "logreg": 0.95, "mlp": 0.9}  # the signal is not in the sequences
@@ -295,3 +296,17 @@ def test_variants_of_a_model_go_through_the_stage_and_say_whose_settings_they_re
         assert out_of_fold > 0.6
         assert test > 0.55
     assert set(read_models(lambda path: read(staging, path), "mlp_conditional")) == {"0", "1", "2", "3", "4"}
+
+
+def test_the_team_is_called_into_the_fits_of_torch_models_and_a_follower_keeps_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    leader = Caller()
+    ctx = stage_context(folder, settings("homology", "mlp"), staging="called", work="called_work")
+    stage.run(dataclasses.replace(ctx, team=leader))
+    folds = sorted(set(training_data(folder).folds) - {-1})
+    assert leader.calls == [(stage.STAGE.id, f"mlp/{fold}") for fold in folds]
+    nowhere = tmp_path / "nowhere"
+    share = stage.join(dataclasses.replace(ctx, staging=nowhere, work=nowhere, output_paths=frozenset()))
+    share("mlp/1")
+    assert not nowhere.exists()

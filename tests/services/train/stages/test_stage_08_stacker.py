@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from shared.models.calibration import BetaCalibration, Calibration
 from shared.models.channels import goa_matrices
 from shared.nn.stacker import StackerEnsemble
 from tests.fakes.planted import STACKER, Planted, stage_context
+from tests.fakes.team import Caller
 
 QUICK = STACKER.model_copy(update={"epochs": 2, "terms": 1000})
 SMALL = {"sizes": (6, 9, 4), "proteins": 160, "tests": 9, "folds": 3}
@@ -155,6 +157,20 @@ def test_after_a_kill_finished_parts_are_not_fitted_again(
     assert digests(run(planted, tmp_path, tmp_path / "kept")) == digests(finished)
     everything = {(fold, aspect) for fold in range(3) for aspect in ("MF", "BP", "CC")}
     assert set(fitted) == everything - set(before) | {(0, "BP")}
+
+
+def test_the_team_is_called_into_every_fit_and_a_follower_keeps_nothing(
+    planted: Planted, finished: Path, tmp_path: Path
+) -> None:
+    leader = Caller()
+    ctx = stage_context(planted.write(tmp_path), planted.config(QUICK))
+    STAGE.run(replace(ctx, team=leader))
+    assert digests(ctx.staging) == digests(finished)
+    assert leader.calls == [(STAGE.id, f"{fold}/{aspect}") for fold in range(3) for aspect in ("MF", "BP", "CC")]
+    nowhere = tmp_path / "nowhere"
+    share = stage_08_stacker.join(replace(ctx, staging=nowhere, work=nowhere, output_paths=frozenset()))
+    share("1/BP")
+    assert not nowhere.exists()
 
 
 def test_losses_are_logged_per_fold_aspect_and_epoch(finished: Path) -> None:
