@@ -11,7 +11,9 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from pyarrow import feather, parquet
 
 from shared.digests import canonical_json
 from shared.errors import DataError
+
+COPIED_AT_ONCE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,32 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         return {name: archive[name] for name in archive.files}
 
 
-def _write_npz(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-    # numpy stamps 1980-01-01 on members, so equal arrays give equal bytes.
-    with path.open("wb") as file:
-        np.savez(file, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """An array in an npz file; written into another one it is copied, and never held in memory."""
+
+    archive: Path
+    name: str
+
+
+def stored_arrays(archive: Path) -> dict[str, StoredArray]:
+    """Every array of an npz file by its name, unread."""
+    with zipfile.ZipFile(archive) as packed:
+        names = [name.removesuffix(".npy") for name in packed.namelist()]
+    return {name: StoredArray(archive, name) for name in names}
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray[Any, Any] | StoredArray]) -> None:
+    # As np.savez does: members are stamped 1980-01-01, so that equal arrays give equal bytes.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
+        for name in sorted(arrays):
+            array = arrays[name]
+            with packed.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if isinstance(array, StoredArray):
+                    with zipfile.ZipFile(array.archive) as other, other.open(f"{array.name}.npy") as source:
+                        shutil.copyfileobj(source, member, COPIED_AT_ONCE)
+                else:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _write_tsv_gz(path: Path, frame: pd.DataFrame) -> None:

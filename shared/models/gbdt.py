@@ -95,7 +95,13 @@ class PairFeatures:
         identity = hits.fident * np.minimum(hits.qcov, hits.tcov)
         values = np.stack([hits.weights(self.vote.identity_power), identity, hits.bits], axis=1)
         labels = (reference.labels.indptr.astype(np.int64), reference.labels.indices.astype(np.int64))
-        _collect(np.arange(len(rows)), (hits.indptr, position, values), labels, (reference.annotated, reference.aspects), found)
+        _collect(
+            np.arange(len(rows)),
+            (hits.indptr, position, values),
+            labels,
+            (reference.annotated, reference.aspects),
+            found,
+        )
         for place in (0, 1, 4):  # weights and bits have long tails
             found[..., place] = np.log1p(found[..., place])
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -15,7 +17,9 @@ from shared.logs import Logger
 from shared.models.base import Level1Model
 from shared.models.features import Features, IntArray
 from shared.ontology import Ontology
+from shared.progress import Progress, progress
 
+Telling = Callable[[str, int, str], AbstractContextManager[Progress]]  # what, total, unit
 Targets = Literal["raw", "conditional"]  # conditional: unknown where a protein has none of the term's parents
 
 
@@ -51,6 +55,7 @@ class FitContext:
     log: Logger = field(repr=False)
     stage: str = ""
     fold: int = -1
+    progress: Telling = progress
 
 
 class Fitter(Protocol):

@@ -203,6 +203,7 @@ def train(
     order: Order = shuffled,
     validation_rows: IntArray | None = None,
     after_epoch: AfterEpoch | None = None,
+    after_step: Callable[[int], None] = lambda _rows: None,
 ) -> list[EpochRecord]:
     """Fit `module` in place and leave it in evaluation mode.
 
@@ -221,6 +222,7 @@ def train(
         validation_rows: only watched (`loss/val`), never used for a decision here.
         after_epoch: called with the epoch (from 0) and the module in evaluation mode, outside autograd;
             its metrics are logged with the epoch's losses. It may keep copies of weights.
+        after_step: hears how many rows each optimiser step took.
 
     Raises:
         GowhyError: there are no rows, or the loss is not finite.
@@ -245,6 +247,7 @@ def train(
             for group in groups:
                 total += loop.step(group, learning_rate * learning_rate_factor(policy, step, steps), epoch)
                 step += 1
+                after_step(sum(map(len, group)))
             watched = (
                 None if validation_rows is None or not len(validation_rows) else loop.watch(validation_rows, batch_size)
             )

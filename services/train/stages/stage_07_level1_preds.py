@@ -8,7 +8,8 @@ logits, so that a killed run goes on with the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from services.train.models.saved import WHOLE, join_parts, record_path, weights_
 from services.train.models.targets import positives, qualified_terms
 from services.train.models.training import torch_threads
 from services.train.stage import Stage, StageContext, always
-from shared.artefacts import JSON, NPZ
+from shared.artefacts import JSON, NPZ, stored_arrays
 from shared.atomic import atomic_path, write_json
 from shared.config import Config, Level1Config, TransformConfig
 from shared.models.base import LOGIT_LIMIT, Level1Model, VoteModel
@@ -83,6 +84,11 @@ class Fit:
         return WHOLE if self.fold is None else str(self.fold)
 
     @property
+    def title(self) -> str:
+        """What a progress bar calls it."""
+        return self.name if self.fold is None else f"{self.name} fold {self.fold}"
+
+    @property
     def record(self) -> Path:
         """Written last: where it is, everything else in the folder is whole."""
         return self.folder / "fit.json"
@@ -110,9 +116,11 @@ def run(ctx: StageContext) -> None:
                 if not fit.record.is_file():
                     make_fit(ctx, config, fit, proteins)
                     bar.advance()
-        for name in names:
-            write_model(ctx, config, name, fits[name])
-            write_matrices(ctx, name, fits[name], proteins)
+        with ctx.progress("matrices", len(names), "model") as bar:
+            for name in names:
+                write_model(ctx, config, name, fits[name])
+                write_matrices(ctx, name, fits[name], proteins)
+                bar.advance()
 
 
 def load_proteins(ctx: StageContext, config: Level1Config) -> Proteins:
@@ -173,15 +181,19 @@ def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Protei
         log=ctx.log,
         stage=ctx.stage.id,
         fold=-1 if fit.fold is None else fit.fold,
+        progress=lambda what, total, unit: ctx.progress(f"{fit.title} {what}", total, unit),
     )
     model = MODELS[fit.name].fit(data, fit_rows_of(splits, fit.fold), context)
     own = splits.fit_rows if fit.fold is None else np.flatnonzero(splits.folds == fit.fold)
     count = len(data.terms)
-    write_logits(fit.folder / "own.npy", lambda rows: own_logits(model, data, rows), own, count)
-    write_logits(fit.folder / "val.npy", lambda rows: model.logits(data.features, rows), splits.validation_rows, count)
-    write_logits(
-        fit.folder / "test.npy", lambda rows: model.logits(proteins.test, rows), np.arange(len(proteins.test)), count
-    )
+    scored: dict[str, tuple[IntArray, Callable[[IntArray], FloatArray]]] = {
+        "own": (own, lambda rows: own_logits(model, data, rows)),
+        "val": (splits.validation_rows, lambda rows: model.logits(data.features, rows)),
+        "test": (np.arange(len(proteins.test)), lambda rows: model.logits(proteins.test, rows)),
+    }
+    with ctx.progress(f"{fit.title} scores", sum(len(rows) for rows, _ in scored.values()), "protein") as bar:
+        for name, (rows, logits) in scored.items():
+            write_logits(fit.folder / f"{name}.npy", logits, rows, count, bar.advance)
     with atomic_path(fit.folder / "arrays.npz") as temporary:
         NPZ.write(temporary, model.arrays())
     write_json(
@@ -192,6 +204,7 @@ def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Protei
             "loss_held_out": held_out_loss(fit, own, data),
         },
     )
+    shutil.rmtree(context.work, ignore_errors=True)
 
 
 def own_logits(model: Level1Model, data: TrainingData, rows: IntArray) -> FloatArray:
@@ -216,11 +229,11 @@ def held_out_loss(fit: Fit, rows: IntArray, data: TrainingData) -> float | None:
 
 def write_model(ctx: StageContext, config: Level1Config, name: str, fits: Sequence[Fit]) -> None:
     """Gather the arrays of all parts into the model's file, and write its record."""
-    arrays = join_parts({fit.part: NPZ.read(fit.folder / "arrays.npz") for fit in fits})
+    files = {fit.part: fit.folder / "arrays.npz" for fit in fits}
     if MEMBERS[name].is_torch:
-        write_torch(ctx.output(weights_path(name)), arrays)
+        write_torch(ctx.output(weights_path(name)), join_parts({part: NPZ.read(path) for part, path in files.items()}))
     else:
-        ctx.write(weights_path(name), arrays)
+        ctx.write(weights_path(name), join_parts({part: stored_arrays(path) for part, path in files.items()}))
     options: dict[str, Any] = {
         **getattr(config, MODELS[name].settings).model_dump(mode="json"),
         "training": config.training.model_dump(mode="json"),
