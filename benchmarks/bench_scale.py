@@ -44,15 +44,16 @@ STAGES = ("stage_01_parsed", "stage_03_tfidf_text", "stage_07_level1_preds", "st
 ESM2 = "stage_06_embeddings_esm2"
 SETTINGS: dict[str, Any] = {
     "embed": {"t5": None, "esm2": {"name": "esm2_t6_8M"}},
-    "homology": {"sensitivity": 4.0},
-    "tfidf": {"max_features": 1000},
+    "split": {"folds": 3},
+    "homology": {"sensitivity": 1.0},
+    "tfidf": {"max_features": 500},
     "level1": {
         "models": ["homology", "taxon", "knn", "logreg", "mlp"],
         "max_terms": 1500,
-        "logreg": {"components": 256, "iterations": 30},
-        "mlp": {"epochs": 2},
+        "logreg": {"components": 256, "iterations": 20},
+        "mlp": {"epochs": 1},
     },
-    "stacker": {"epochs": 2},
+    "stacker": {"epochs": 1},
 }
 KILOBYTE, MEGABYTE, GIGABYTE = 1024, 1024 * 1024, 1024 * 1024 * 1024
 SAMPLE_SECONDS = 0.1

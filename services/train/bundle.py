@@ -180,9 +180,13 @@ def rare_labels(ctx: StageContext, data: TrainingData, rows: IntArray) -> dict[s
     fit = np.zeros(len(data.features), bool)
     fit[rows] = True
     labels = load_labels(ctx.read("parsed/train_terms.parquet"), data.features.ids, data.ontology.terms)
-    kept = labels.multiply(fit[:, None]).tocsr()
-    kept.eliminate_zeros()
-    return {"rare/indptr": kept.indptr.astype(np.int64), "rare/indices": kept.indices.astype(np.int32), "rare/fit": fit}
+    counts = np.diff(labels.indptr)
+    pointer = np.concatenate([[0], np.cumsum(np.where(fit, counts, 0))]).astype(np.int64)
+    return {
+        "rare/indptr": pointer,
+        "rare/indices": labels.indices[np.repeat(fit, counts)].astype(np.int32),
+        "rare/fit": fit,
+    }
 
 
 def write_fasta(path: Path, data: TrainingData) -> None:

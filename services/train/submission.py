@@ -7,7 +7,7 @@ parent to a child, also after rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -83,7 +83,11 @@ def write_submission(
 
 
 def validate_submission(
-    path: Path, ids: Sequence[str], ontology: Ontology, max_terms: int = MAX_TERMS
+    path: Path,
+    ids: Sequence[str],
+    ontology: Ontology,
+    max_terms: int = MAX_TERMS,
+    after_protein: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
     """Check every rule of a submission, streamed.
 
@@ -96,6 +100,7 @@ def validate_submission(
         ids: the test proteins, in order.
         ontology: the terms.
         max_terms: the most terms of a protein.
+        after_protein: hears of each.
 
     Returns:
         Counts: proteins, rows, terms (distinct).
@@ -119,6 +124,7 @@ def validate_submission(
         seen.update(scores)
         proteins += 1
         rows += len(lines)
+        after_protein()
     if (absent := next(expected, None)) is not None:
         raise DataError(f"{absent} is missing", where=f"{path}:{rows}", remedy="Every test protein needs a score")
     return {"proteins": proteins, "rows": rows, "terms": len(seen)}
