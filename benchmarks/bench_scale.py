@@ -46,14 +46,15 @@ SETTINGS: dict[str, Any] = {
     "embed": {"t5": None, "esm2": {"name": "esm2_t6_8M"}},
     "split": {"folds": 3},
     "homology": {"sensitivity": 1.0},
-    "tfidf": {"max_features": 500},
+    "tfidf": {"max_features": 300},
     "level1": {
         "models": ["homology", "taxon", "knn", "logreg", "mlp"],
         "max_terms": 1500,
-        "logreg": {"components": 256, "iterations": 20},
-        "mlp": {"epochs": 1},
+        "logreg": {"components": 128, "iterations": 10},
+        "mlp": {"epochs": 1, "hidden": 256},
     },
-    "stacker": {"epochs": 1},
+    "stacker": {"epochs": 1, "proteins_per_epoch": 2000, "base_proteins": 1000},
+    "submission": {"max_terms_per_protein": 500},
 }
 KILOBYTE, MEGABYTE, GIGABYTE = 1024, 1024 * 1024, 1024 * 1024 * 1024
 SAMPLE_SECONDS = 0.1
