@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ SETTINGS: dict[str, Any] = {
         "logreg": {"components": 128, "iterations": 10},
         "mlp": {"epochs": 1, "hidden": 256},
     },
-    "stacker": {"epochs": 1, "proteins_per_epoch": 2000, "base_proteins": 1000},
+    "stacker": {"epochs": 1, "layers": 1, "proteins_per_epoch": 1000, "base_proteins": 1000},
     "submission": {"max_terms_per_protein": 500},
 }
 KILOBYTE, MEGABYTE, GIGABYTE = 1024, 1024 * 1024, 1024 * 1024 * 1024
@@ -70,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scale.json"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit-gb", type=float, default=LIMIT_GB, help="memory that no stage may exceed")
+    parser.add_argument("--estimate", type=int, default=10_000_000, metavar="PROTEINS", help="what to extrapolate to")
     parser.add_argument("--again", action="store_true", help="measure sizes that are in the output too")
-    parser.add_argument("--stage", nargs=2, metavar=("CONFIG", "STAGE"), help="one stage of one size; used by itself")
+    parser.add_argument("--stage", nargs="+", metavar=("CONFIG", "STAGE"), help="stages of one size; used by itself")
     chosen = parser.parse_args(arguments)
     if chosen.stage:
         limit = round(chosen.limit_gb * GIGABYTE)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # of this process, and of each child
-        print(json.dumps(measure_stage(Path(chosen.stage[0]), chosen.stage[1])))
+        print(json.dumps(measure_stages(Path(chosen.stage[0]), chosen.stage[1:])))
         return 0
     settings = {**SETTINGS, "terms": TERMS, "threads": chosen.threads, "limit_gb": chosen.limit_gb}
     before = json.loads(chosen.out.read_bytes()) if chosen.out.is_file() else {}
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(chosen.out, document)
     document = json.loads(chosen.out.read_bytes())
     print(table(document))
+    if document["exponents"]:
+        print(f"\n{estimate(document, chosen.estimate)}")
     return report(judged(document))
 
 
@@ -101,20 +104,29 @@ def measure_size(count: int, folder: Path, threads: int, limit_gb: float) -> dic
         write_inputs(folder, count, threads)
     known = folder / "measured.json"
     measured: dict[str, Any] = json.loads(known.read_bytes()) if known.is_file() else {}
-    for stage in stage_ids():
-        if stage in measured:
-            continue
+    left = [stage for stage in stage_ids() if stage not in measured]
+    # Each reported stage in a process of its own; what lies between two of them shares one.
+    for stages in (
+        group for alone, every in itertools.groupby(left, STAGES.__contains__) for group in _cut(alone, every)
+    ):
         shutil.rmtree(folder / "out/scale/.work", ignore_errors=True)  # an interrupted stage starts afresh
         command = [sys.executable, "-m", "benchmarks.bench_scale", "--limit-gb", str(limit_gb)]
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
-        measured[stage] = overheard([*command, "--stage", str(config), stage], environment, folder / f"{stage}.log")
+        log = folder / f"{stages[0]}.log"
+        found, silence = overheard([*command, "--stage", str(config), *stages], environment, log)
+        measured |= {stage: {**one, "silence": silence} for stage, one in found.items()}
         write_json(known, measured)
-        print(f"{count} proteins, {stage}: {measured[stage]}", flush=True)
+        for stage in stages:
+            print(f"{count} proteins, {stage}: {measured[stage]}", flush=True)
     return {stage: measured[stage] for stage in STAGES if stage in measured}
 
 
-def overheard(command: Sequence[str], environment: Mapping[str, str], log: Path) -> dict[str, float]:
-    """Run a stage, pass on and keep what it says; its own figures, and `silence`: seconds between two of its lines.
+def _cut(alone: bool, stages: Iterable[str]) -> list[list[str]]:
+    return [[stage] for stage in stages] if alone else [list(stages)]
+
+
+def overheard(command: Sequence[str], environment: Mapping[str, str], log: Path) -> tuple[Any, float]:
+    """Run stages, pass on and keep what they say; their own figures, and the most seconds between two lines.
 
     Raises:
         SystemExit: it failed.
@@ -135,8 +147,7 @@ def overheard(command: Sequence[str], environment: Mapping[str, str], log: Path)
         said = child.stdout.read()
     if child.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {child.returncode}; see {log}")
-    found: dict[str, float] = json.loads(said.splitlines()[-1])
-    return {**found, "silence": round(max(longest, time.monotonic() - heard), 1)}
+    return json.loads(said.splitlines()[-1]), round(max(longest, time.monotonic() - heard), 1)
 
 
 def write_inputs(folder: Path, count: int, threads: int) -> None:
@@ -176,8 +187,8 @@ def stage_ids() -> list[str]:
     return [stage.id for stage in PIPELINE]
 
 
-def measure_stage(config: Path, name: str) -> dict[str, float]:
-    """Run one stage in this process: seconds, memory with its children, bytes written."""
+def measure_stages(config: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Run some stages in this process: seconds, memory with its children, bytes written of each."""
     from services.train.pipeline import PIPELINE  # noqa: PLC0415 - after the thread count is fixed
     from services.train.runner import Runner, Selection  # noqa: PLC0415
     from shared.config.load import load_config  # noqa: PLC0415
@@ -189,17 +200,20 @@ def measure_stage(config: Path, name: str) -> dict[str, float]:
     loaded = load_config(config, environment=os.environ)
     settings = loaded.config
     make_deterministic(settings.threads)
-    watch = Watch()
+    watches = {name: Watch() for name in names}
     stages = [replace(stage, run=random_vectors) if stage.id == ESM2 else stage for stage in PIPELINE]
-    stages = [replace(stage, run=watch.around(stage.run)) if stage.id == name else stage for stage in stages]
+    stages = [replace(s, run=watches[s.id].around(s.run)) if s.id in watches else s for s in stages]
     folder = settings.paths.out / loaded.run_id
     store = open_store(settings.store.url, settings.paths.out / "cache", settings.store)
     runner = Runner(stages, settings, folder, store, Logger(None, quiet=False), device=str(resolve_device("cpu")))
-    runner.run(Selection(only=name))
-    if watch.seconds == 0:
-        raise SystemExit(f"{name} was not run: {config} is done already; remove its folder")
-    written = sum((folder / output.path).stat().st_size for output in runner.checkpoints[name].outputs)
-    return {**watch.found(), "disk_mb": round(written / MEGABYTE, 2)}
+    found = {}
+    for name, watch in watches.items():
+        runner.run(Selection(only=name))
+        if watch.seconds == 0:
+            raise SystemExit(f"{name} was not run: {config} is done already; remove its folder")
+        written = sum((folder / output.path).stat().st_size for output in runner.checkpoints[name].outputs)
+        found[name] = {**watch.found(), "disk_mb": round(written / MEGABYTE, 2)}
+    return found
 
 
 class Watch:
@@ -362,6 +376,26 @@ def table(document: Mapping[str, Any]) -> str:
             if stage in found:
                 one = found[stage]
                 lines.append(f"| {stage} | {sizes} | {one['seconds']} | {one['memory']} | {one['disk']} |")
+    return "\n".join(lines)
+
+
+def estimate(document: Mapping[str, Any], proteins: int) -> str:
+    """What `proteins` would cost by the largest size and the last exponents, which are at least 1 for time and disk."""
+    count, measured = list(document["sizes"].items())[-1]
+    powers = list(document["exponents"].values())[-1]
+    ratio = proteins / int(count)
+    lines = [
+        f"| stage, for {proteins:,} proteins | processor hours | memory added, GB | written, GB |",
+        "|---|---|---|---|",
+    ]
+    for stage in STAGES:
+        if stage not in powers:
+            continue
+        one, power = measured[stage], powers[stage]
+        hours = one["cpu_seconds"] * ratio ** max(1.0, power["seconds"] or 1.0) / 3600
+        memory = grown(one) * ratio ** max(0.0, power["memory"] or 0.0) / KILOBYTE
+        disk = one["disk_mb"] * ratio ** max(1.0, power["disk"] or 1.0) / KILOBYTE
+        lines.append(f"| {stage} | {hours:,.1f} | {memory:,.1f} | {disk:,.0f} |")
     return "\n".join(lines)
 
 
