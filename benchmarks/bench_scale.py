@@ -49,7 +49,6 @@ SETTINGS: dict[str, Any] = {
     "tfidf": {"max_features": 300},
     "level1": {
         "models": ["homology", "taxon", "knn", "logreg", "mlp"],
-        "max_terms": 1500,
         "logreg": {"components": 128, "iterations": 10},
         "mlp": {"epochs": 1, "hidden": 256},
     },
@@ -71,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit-gb", type=float, default=LIMIT_GB, help="memory that no stage may exceed")
     parser.add_argument("--estimate", type=int, default=10_000_000, metavar="PROTEINS", help="what to extrapolate to")
+    parser.add_argument("--max-terms", type=int, default=1500, help="columns: level1.max_terms")
     parser.add_argument("--again", action="store_true", help="measure sizes that are in the output too")
     parser.add_argument("--stage", nargs="+", metavar=("CONFIG", "STAGE"), help="stages of one size; used by itself")
     chosen = parser.parse_args(arguments)
@@ -79,13 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # of this process, and of each child
         print(json.dumps(measure_stages(Path(chosen.stage[0]), chosen.stage[1:])))
         return 0
-    settings = {**SETTINGS, "terms": TERMS, "threads": chosen.threads, "limit_gb": chosen.limit_gb}
+    chosen_settings = {**SETTINGS, "level1": {**SETTINGS["level1"], "max_terms": chosen.max_terms}}
+    settings = {**chosen_settings, "terms": TERMS, "threads": chosen.threads, "limit_gb": chosen.limit_gb}
     before = json.loads(chosen.out.read_bytes()) if chosen.out.is_file() else {}
     sizes = before["sizes"] if before.get("settings") == settings else {}  # others compare with nothing
     for count in chosen.proteins:
         if str(count) in sizes and not chosen.again:
             continue
-        sizes[str(count)] = measure_size(count, chosen.work / str(count), chosen.threads, chosen.limit_gb)
+        folder = chosen.work / str(count)
+        sizes[str(count)] = measure_size(count, folder, chosen_settings, chosen.threads, chosen.limit_gb)
         ordered = dict(sorted(sizes.items(), key=lambda item: int(item[0])))
         document = {"settings": settings, "machine": machine(), "sizes": ordered, "exponents": exponents(ordered)}
         write_json(chosen.out, document)
@@ -96,12 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return report(judged(document))
 
 
-def measure_size(count: int, folder: Path, threads: int, limit_gb: float) -> dict[str, Any]:
+def measure_size(
+    count: int, folder: Path, settings: Mapping[str, Any], threads: int, limit_gb: float
+) -> dict[str, Any]:
     """Every stage of one size."""
     config = folder / "config.json"
     if not config.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        write_inputs(folder, count, threads)
+        write_inputs(folder, count, settings, threads)
     known = folder / "measured.json"
     measured: dict[str, Any] = json.loads(known.read_bytes()) if known.is_file() else {}
     left = [stage for stage in stage_ids() if stage not in measured]
@@ -131,7 +135,7 @@ def overheard(command: Sequence[str], environment: Mapping[str, str], log: Path)
     Raises:
         SystemExit: it failed.
     """
-    longest, heard = 0.0, time.monotonic()
+    longest, heard = 0.0, math.inf  # what it imports before its first line is not the stage's silence
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child,
         log.open("w", encoding="utf-8") as kept,
@@ -150,7 +154,7 @@ def overheard(command: Sequence[str], environment: Mapping[str, str], log: Path)
     return json.loads(said.splitlines()[-1]), round(max(longest, time.monotonic() - heard), 1)
 
 
-def write_inputs(folder: Path, count: int, threads: int) -> None:
+def write_inputs(folder: Path, count: int, settings: Mapping[str, Any], threads: int) -> None:
     """Files and config of one size; the config comes last."""
     folder.mkdir(parents=True)
     dag = synthetic.make_dag(TERMS)
@@ -176,7 +180,7 @@ def write_inputs(folder: Path, count: int, threads: int) -> None:
     data = {key: str((folder / name).resolve()) for key, name in {**files, "obo": "go.obo", "text": "text.tsv"}.items()}
     paths = {"out": str((folder / "out").resolve())}
     write_json(
-        folder / "config.json", {"data": data, "paths": paths, "run_id": "scale", "threads": threads, **SETTINGS}
+        folder / "config.json", {"data": data, "paths": paths, "run_id": "scale", "threads": threads, **settings}
     )
 
 
