@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
     "submission": {"max_terms_per_protein": 500},
 }
 KILOBYTE, MEGABYTE, GIGABYTE = 1024, 1024 * 1024, 1024 * 1024 * 1024
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.2
 LIMIT_GB = 8.0
 LONGEST_SILENCE = 60.0  # seconds
 
