@@ -36,7 +36,7 @@ TOP_TERMS, LEVEL1_TERMS, RECORD = "features/top_terms_1500.json", "features/leve
 PREFIX: Mapping[Part, str] = {"train": "features/oof_", "test": "features/test_pred_"}
 SUBMISSION, METRICS = "submission.tsv", "metrics.json"
 FIGURES = {aspect: f"figures/precision_recall_{aspect}.png" for aspect in ASPECTS}
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256  # what is held of a block is over the whole ontology
 BASELINES_NOTE = (
     "Every model scores the same proteins in the same way: calibration (the stacker's only), homology votes for terms "
     "outside its list, propagation, rounding, best terms. naive gives every protein each term's frequency among the "
