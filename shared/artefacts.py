@@ -11,7 +11,9 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from pyarrow import feather, parquet
 
 from shared.digests import canonical_json
 from shared.errors import DataError
+
+COPIED_AT_ONCE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,21 @@ def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
     parquet.write_table(table, path, compression="zstd")
 
 
+def _write_labels(path: Path, frames: pd.DataFrame | Iterable[pd.DataFrame]) -> None:
+    blocks = iter([frames] if isinstance(frames, pd.DataFrame) else frames)
+    first = pa.Table.from_pandas(next(blocks), preserve_index=False)
+    with parquet.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for frame in blocks:
+            writer.write_table(pa.Table.from_pandas(frame, schema=first.schema, preserve_index=False))
+
+
+def _read_labels(path: Path) -> pd.DataFrame:
+    # A protein has a hundred labels and more: as categories a row takes 8 bytes, as text 45.
+    frame: pd.DataFrame = parquet.read_table(path, read_dictionary=["id", "term", "aspect"]).to_pandas()
+    return frame
+
+
 def _write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
     with path.open("wb") as file:
         np.save(file, array, allow_pickle=False)
@@ -76,10 +95,32 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         return {name: archive[name] for name in archive.files}
 
 
-def _write_npz(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-    # numpy stamps 1980-01-01 on members, so equal arrays give equal bytes.
-    with path.open("wb") as file:
-        np.savez(file, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """An array in an npz file; written into another one it is copied, and never held in memory."""
+
+    archive: Path
+    name: str
+
+
+def stored_arrays(archive: Path) -> dict[str, StoredArray]:
+    """Every array of an npz file by its name, unread."""
+    with zipfile.ZipFile(archive) as packed:
+        names = [name.removesuffix(".npy") for name in packed.namelist()]
+    return {name: StoredArray(archive, name) for name in names}
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray[Any, Any] | StoredArray]) -> None:
+    # As np.savez does: members are stamped 1980-01-01, so that equal arrays give equal bytes.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
+        for name in sorted(arrays):
+            array = arrays[name]
+            with packed.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if isinstance(array, StoredArray):
+                    with zipfile.ZipFile(array.archive) as other, other.open(f"{array.name}.npy") as source:
+                        shutil.copyfileobj(source, member, COPIED_AT_ONCE)
+                else:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _write_tsv_gz(path: Path, frame: pd.DataFrame) -> None:
@@ -133,6 +174,7 @@ FEATHER = Codec(
 PARQUET = Codec(
     _write_parquet, lambda path: pd.read_parquet(path), lambda path: int(parquet.read_metadata(path).num_rows)
 )
+LABELS = Codec(_write_labels, _read_labels, PARQUET.rows)  # columns id, term, aspect as categories; or frames of them
 NPY = Codec(_write_npy, _read_npy, lambda path: int(_read_npy(path).shape[0]))
 NPZ = Codec(_write_npz, _read_npz, _npz_rows)
 TSV = Codec(_write_tsv, _read_tsv, _count_lines)
@@ -148,7 +190,7 @@ RAW = Codec(_no_write, _no_read, _npz_rows)  # the stage writes the path itself;
 CATALOGUE: tuple[Artefact, ...] = (
     Artefact("parsed/train_seq.feather", FEATHER, "train protein; id, sequence, row order of every train array"),
     Artefact("parsed/test_seq.feather", FEATHER, "test protein; id, sequence, row order of every test array"),
-    Artefact("parsed/train_terms.parquet", PARQUET, "train protein x term, propagated; id, term, aspect, stated"),
+    Artefact("parsed/train_terms.parquet", LABELS, "train protein x term, propagated; id, term, aspect, stated"),
     Artefact("parsed/train_taxa.feather", FEATHER, "train protein; id, taxon_id"),
     Artefact("parsed/test_taxa.feather", FEATHER, "test protein; id, taxon_id"),
     Artefact("parsed/term_priors.parquet", PARQUET, "term; term, aspect, count, prior, conditional_prior, ia"),
@@ -164,11 +206,11 @@ CATALOGUE: tuple[Artefact, ...] = (
     ),
     Artefact(
         "parsed/test_truth.parquet",
-        PARQUET,
+        LABELS,
         "test protein x term, propagated; empty without test_terms; read by the evaluation only",
     ),
     Artefact(
-        "parsed/known_terms.parquet", PARQUET, "test protein x term known at t0, propagated; empty without known_terms"
+        "parsed/known_terms.parquet", LABELS, "test protein x term known at t0, propagated; empty without known_terms"
     ),
     Artefact("external/entryid_text.tsv", TSV, "protein; EntryID, text"),
     Artefact("external/text_manifest.json", JSON, "source, date, rule that dropped label lines, counts"),

@@ -39,7 +39,12 @@ class Progress:
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
-        elif time.monotonic() - self.printed >= PLAIN_INTERVAL_S and not _quiet:
+        else:
+            self.show()
+
+    def show(self) -> None:
+        """Say that work goes on, though no unit is done: a plain line where none was printed for a while."""
+        if self.bar is None and time.monotonic() - self.printed >= PLAIN_INTERVAL_S and not _quiet:
             self.printed = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 

@@ -22,9 +22,9 @@ from services.train.models.inputs import (
     load_training_data,
 )
 from services.train.models.reference import make_reference
-from services.train.models.saved import read_torch, record_path, weights_path
+from services.train.models.saved import mapped_array, read_torch, record_path, weights_path
 from services.train.stage import StageContext
-from shared.artefacts import NPZ
+from shared.artefacts import NPZ, StoredArray, stored_arrays
 from shared.config import BundleConfig, Config, HomologyConfig, Level1Config, SubmissionConfig, TransformConfig
 from shared.digests import sha256_file
 from shared.env import relevant_versions
@@ -83,7 +83,7 @@ class Members:
 
     architecture: dict[str, Any]
     tensors: dict[str, npt.NDArray[Any]]
-    arrays: dict[str, npt.NDArray[Any]]
+    arrays: dict[str, StoredArray]
 
 
 def write_bundle(ctx: StageContext) -> None:
@@ -93,7 +93,7 @@ def write_bundle(ctx: StageContext) -> None:
     data = load_training_data(ctx.read, stacker["terms"])
     splits = load_splits(ctx.read, data.features.ids)
     members = read_members(ctx)
-    reference = make_knn_reference(data, splits.fit_rows, ctx.settings(TransformConfig), config)
+    reference = make_knn_reference(data, splits.fit_rows, ctx.settings(TransformConfig), config, ctx.work)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in members.tensors.items()}
     tensors |= {
         f"stacker/{name}": tensor for name, tensor in torch.load(ctx.read(STACKER_WEIGHTS), weights_only=True).items()
@@ -122,20 +122,27 @@ def read_members(ctx: StageContext) -> Members:
     """Collect every level-1 model's parts under `level1/<model>/<part>/<array>`."""
     architecture: dict[str, Any] = {}
     tensors: dict[str, npt.NDArray[Any]] = {}
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, StoredArray] = {}
     for name in dict.fromkeys(ctx.settings(Level1Config).models):
         record = ctx.read(record_path(name))
         parts = {part: description["architecture"] for part, description in record["parts"].items()}
         architecture[name] = {"kind": record["kind"], "votes": record["votes"], "parts": parts}
         stored = ctx.input(weights_path(name))
         is_torch = MEMBERS[record["kind"]].is_torch
-        found = read_torch(stored) if is_torch else NPZ.read(stored)
-        (tensors if is_torch else arrays).update({f"level1/{name}/{key}": array for key, array in found.items()})
+        if is_torch:
+            tensors |= {f"level1/{name}/{key}": array for key, array in read_torch(stored).items()}
+        else:
+            arrays |= {f"level1/{name}/{key}": array for key, array in stored_arrays(stored).items()}
     return Members(architecture, tensors, arrays)
 
 
-def make_knn_reference(data: TrainingData, rows: IntArray, transform: TransformConfig, config: BundleConfig) -> Knn:
-    """The neighbours that `--knn-correction` asks: fit proteins, with their labels of the stacker's terms."""
+def make_knn_reference(
+    data: TrainingData, rows: IntArray, transform: TransformConfig, config: BundleConfig, work: Path
+) -> Knn:
+    """The neighbours that `--knn-correction` asks: fit proteins, with their labels of the stacker's terms.
+
+    Their vectors are in a file in `work`.
+    """
     reference = make_reference(data, rows)
     space = FeatureSpace.fit(
         data.features,
@@ -144,7 +151,7 @@ def make_knn_reference(data: TrainingData, rows: IntArray, transform: TransformC
         normalize=transform.normalize,
         min_taxon_proteins=NO_TAXA,
     )
-    embeddings = np.zeros((len(reference.rows), space.width), np.float16)
+    embeddings = mapped_array(work / "reference.npy", (len(reference.rows), space.width), np.float16)
     for place, block in row_blocks(reference.rows):
         embeddings[place] = Knn.embed(space, data.features, block)
     return Knn(
@@ -173,9 +180,13 @@ def rare_labels(ctx: StageContext, data: TrainingData, rows: IntArray) -> dict[s
     fit = np.zeros(len(data.features), bool)
     fit[rows] = True
     labels = load_labels(ctx.read("parsed/train_terms.parquet"), data.features.ids, data.ontology.terms)
-    kept = labels.multiply(fit[:, None]).tocsr()
-    kept.eliminate_zeros()
-    return {"rare/indptr": kept.indptr.astype(np.int64), "rare/indices": kept.indices.astype(np.int32), "rare/fit": fit}
+    counts = np.diff(labels.indptr)
+    pointer = np.concatenate([[0], np.cumsum(np.where(fit, counts, 0))]).astype(np.int64)
+    return {
+        "rare/indptr": pointer,
+        "rare/indices": labels.indices[np.repeat(fit, counts)].astype(np.int32),
+        "rare/fit": fit,
+    }
 
 
 def write_fasta(path: Path, data: TrainingData) -> None:

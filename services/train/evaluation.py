@@ -105,34 +105,67 @@ def evaluate(
     Raises:
         DataError: shapes differ, or a score is negative or not a number.
     """
-    if scores.shape != truth.shape:
-        raise DataError(f"scores of shape {scores.shape} cannot be compared with truth of shape {truth.shape}")
-    thresholds = np.arange(threshold_step, 1, threshold_step)
-    predicted = propagate_max(_codes(scores, thresholds), ontology, fill=propagation == "fill")
-    annotated = propagate_labels(truth, ontology)
-    return _metrics(predicted, annotated, ontology, information, thresholds, no_orphans=no_orphans)
+    evaluation = Evaluation(
+        ontology, information, propagation=propagation, no_orphans=no_orphans, threshold_step=threshold_step
+    )
+    evaluation.add(scores, truth)
+    return evaluation.metrics()
 
 
-def _metrics(
-    predicted: sparse.csr_array,
-    annotated: sparse.csr_array,
-    ontology: Ontology,
-    information: npt.NDArray[np.floating] | None,
-    thresholds: Real,
-    *,
-    no_orphans: bool,
-) -> dict[str, Metrics]:
-    """`evaluate` on propagated codes and labels."""
-    counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
-    bits = None if information is None else _finite(information)
-    metrics = {}
-    for number, aspect in enumerate(ASPECTS):
-        own = ontology.aspects == number
-        rows = rows_annotated(annotated, own)
-        curve = _curve(predicted, annotated, rows, np.where(own & counted, 1.0, 0.0), thresholds)
-        weighted = None if bits is None else _curve(predicted, annotated, rows, np.where(own, bits, 0.0), thresholds)
-        metrics[aspect] = _summary(curve, weighted, len(rows))
-    return metrics
+class Evaluation:
+    """`evaluate` of proteins that come some at a time: what is kept of them does not grow with their number."""
+
+    def __init__(
+        self,
+        ontology: Ontology,
+        information: npt.NDArray[np.floating] | None,
+        *,
+        propagation: Propagation = "fill",
+        no_orphans: bool = True,
+        threshold_step: float = 0.01,
+    ) -> None:
+        self.ontology, self.fill = ontology, propagation == "fill"
+        self.thresholds = np.arange(threshold_step, 1, threshold_step)
+        counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
+        bits = None if information is None else _finite(information)
+        self._own = [ontology.aspects == number for number in range(len(ASPECTS))]
+        # Per aspect the weights of terms: plain, then in bits where there are any.
+        self._weights = [
+            [np.where(own & counted, 1.0, 0.0), *([] if bits is None else [np.where(own, bits, 0.0)])]
+            for own in self._own
+        ]
+        self._sums = np.zeros((len(ASPECTS), len(self._weights[0]), 6, len(self.thresholds)))
+        self._proteins = [0] * len(ASPECTS)
+
+    def add(self, scores: sparse.csr_array, truth: sparse.csr_array) -> None:
+        """Count some proteins; arguments and errors as `evaluate`'s."""
+        if scores.shape != truth.shape:
+            raise DataError(f"scores of shape {scores.shape} cannot be compared with truth of shape {truth.shape}")
+        predicted = propagate_max(_codes(scores, self.thresholds), self.ontology, fill=self.fill)
+        self.add_codes(predicted, propagate_labels(truth, self.ontology))
+
+    def add_codes(self, predicted: sparse.csr_array, annotated: sparse.csr_array) -> None:
+        """The same of propagated codes (1 + the number of thresholds that a score reaches) and labels."""
+        for number, own in enumerate(self._own):
+            rows = rows_annotated(annotated, own)
+            self._proteins[number] += len(rows)
+            for place, weight in enumerate(self._weights[number]):
+                # Protein after protein into the same sums, so that it does not matter which come together.
+                _tally(
+                    (predicted.indptr, predicted.indices, predicted.data),
+                    (annotated.indptr, annotated.indices),
+                    rows,
+                    weight,
+                    self._sums[number, place],
+                )
+
+    def metrics(self) -> dict[str, Metrics]:
+        """Per aspect."""
+        metrics = {}
+        for aspect, sums, proteins in zip(ASPECTS, self._sums, self._proteins, strict=True):
+            curve, *weighted = [_curve(of, proteins, self.thresholds) for of in sums]
+            metrics[aspect] = _summary(curve, weighted[0] if weighted else None, proteins)
+        return metrics
 
 
 def _codes(scores: sparse.csr_array, thresholds: Real) -> sparse.csr_array:
@@ -207,14 +240,12 @@ def _contribute(
 
 @compiled
 def _tally(
-    predicted: tuple[Array, Array, Array], truth: tuple[Array, Array], rows: Array, weight: Array, count: int
-) -> Array:
-    """Sums of the proteins' contributions, float64 [6, count]."""
-    sums = np.zeros((6, count))
-    scratch = (np.zeros(len(weight), np.bool_), np.zeros((2, count + 1)))
+    predicted: tuple[Array, Array, Array], truth: tuple[Array, Array], rows: Array, weight: Array, sums: Array
+) -> None:
+    """Add the proteins' contributions to `sums`, float64 [6, threshold], one by one."""
+    scratch = (np.zeros(len(weight), np.bool_), np.zeros((2, sums.shape[1] + 1)))
     for row in rows:
         sums += _contribute(predicted, truth, row, weight, scratch)
-    return sums
 
 
 @compiled
@@ -299,30 +330,18 @@ def protein_curves(
     return curves
 
 
-def _curve(
-    predicted: sparse.csr_array,
-    truth: sparse.csr_array,
-    rows: npt.NDArray[np.int64],
-    weight: Real,
-    thresholds: Real,
-) -> Curve:
-    covered, true, false, missed, precision, recall = _tally(
-        (predicted.indptr, predicted.indices, predicted.data),
-        (truth.indptr, truth.indices),
-        rows,
-        weight,
-        len(thresholds),
-    )
-    proteins = max(1, len(rows))
+def _curve(sums: Array, proteins: int, thresholds: Real) -> Curve:
+    covered, true, false, missed, precision, recall = sums
+    count = max(1, proteins)
     return Curve(
         thresholds=thresholds,
         covered=covered,
-        coverage=covered / proteins,
-        true_positives=true / proteins,
-        misinformation=false / proteins,
-        uncertainty=missed / proteins,
+        coverage=covered / count,
+        true_positives=true / count,
+        misinformation=false / count,
+        uncertainty=missed / count,
         precision=np.divide(precision, covered, out=np.zeros_like(covered), where=covered > 0),
-        recall=recall / proteins,
+        recall=recall / count,
     )
 
 
@@ -389,7 +408,7 @@ def evaluate_files(
     ids, labels = read_truth(truth, ontology)
     scores = read_predictions(pred, ids, ontology)
     information = None if ia is None else read_information(ia, ontology)
-    thresholds = np.arange(threshold_step, 1, threshold_step)
+    evaluation = Evaluation(ontology, information, no_orphans=no_orphans, threshold_step=threshold_step)
     # Files have few different scores. Their places in order are propagated instead of them, once for both figures.
     levels, place = np.unique(scores.data, return_inverse=True)
     exact = np.float32 if len(levels) < EXACT else np.float64
@@ -399,6 +418,6 @@ def evaluate_files(
     annotated = propagate_labels(labels, ontology)
     predicted.data -= 1
     errors = calibration_errors_of_levels(predicted, levels, annotated, ontology, no_orphans=no_orphans)
-    predicted.data = _codes_of(levels, thresholds)[predicted.data.astype(np.int32)]
-    metrics = _metrics(predicted, annotated, ontology, information, thresholds, no_orphans=no_orphans)
-    return {**metric_keys(metrics), **{f"ece/{aspect}": error for aspect, error in errors.items()}}
+    predicted.data = _codes_of(levels, evaluation.thresholds)[predicted.data.astype(np.int32)]
+    evaluation.add_codes(predicted, annotated)
+    return {**metric_keys(evaluation.metrics()), **{f"ece/{aspect}": error for aspect, error in errors.items()}}

@@ -86,9 +86,9 @@ def calibration_errors(
     scores: sparse.csr_array, truth: sparse.csr_array, ontology: Ontology, *, no_orphans: bool = True
 ) -> dict[str, float | None]:
     """`calibration_error` per aspect, over the proteins annotated in it; both matrices propagated."""
-    place, levels = pd.factorize(scores.data.astype(np.float64), sort=True)
-    ranked = sparse.csr_array((place, scores.indices, scores.indptr), shape=scores.shape)
-    return calibration_errors_of_levels(ranked, levels, truth, ontology, no_orphans=no_orphans)
+    counts = CalibrationCounts(ontology, no_orphans=no_orphans)
+    counts.add(scores, truth)
+    return counts.errors()
 
 
 def calibration_errors_of_levels(
@@ -100,15 +100,49 @@ def calibration_errors_of_levels(
     no_orphans: bool = True,
 ) -> dict[str, float | None]:
     """As `calibration_errors`, of scores that are written as their places, from 0, in the ascending `levels`."""
-    counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
-    annotated = np.zeros((len(ASPECTS), ranked.shape[0]), np.bool_)
-    for number in range(len(ASPECTS)):
-        annotated[number, rows_annotated(truth, ontology.aspects == number)] = True
-    aspects = np.where(counted, ontology.aspects, -1).astype(np.int8)
-    pairs, true = _level_counts(
-        (ranked.indptr, ranked.indices, ranked.data), (truth.indptr, truth.indices), aspects, annotated, len(levels)
-    )
-    return {aspect: _error_of_levels(levels, pairs[i], true[i]) for i, aspect in enumerate(ASPECTS)}
+    counts = CalibrationCounts(ontology, no_orphans=no_orphans)
+    counts.add_levels(ranked, levels, truth)
+    return counts.errors()
+
+
+class CalibrationCounts:
+    """`calibration_errors` of proteins that come some at a time: how many pairs have each different score."""
+
+    def __init__(self, ontology: Ontology, *, no_orphans: bool = True) -> None:
+        counted = np.diff(ontology.parent_rows[0]) > 0 if no_orphans else np.ones(len(ontology), bool)
+        self._of_term, self._aspects = ontology.aspects, np.where(counted, ontology.aspects, -1).astype(np.int8)
+        self._levels = np.zeros(0)
+        self._counts = np.zeros((2, len(ASPECTS), 0), np.int64)  # pairs, true pairs
+
+    def add(self, scores: sparse.csr_array, truth: sparse.csr_array) -> None:
+        """Count some proteins; both matrices propagated."""
+        place, levels = pd.factorize(scores.data.astype(np.float64), sort=True)
+        self.add_levels(sparse.csr_array((place, scores.indices, scores.indptr), shape=scores.shape), levels, truth)
+
+    def add_levels(self, ranked: sparse.csr_array, levels: npt.NDArray[np.float64], truth: sparse.csr_array) -> None:
+        """The same of scores that are written as their places, from 0, in the ascending `levels`."""
+        annotated = np.zeros((len(ASPECTS), ranked.shape[0]), np.bool_)
+        for number in range(len(ASPECTS)):
+            annotated[number, rows_annotated(truth, self._of_term == number)] = True
+        found = _level_counts(
+            (ranked.indptr, ranked.indices, ranked.data),
+            (truth.indptr, truth.indices),
+            self._aspects,
+            annotated,
+            len(levels),
+        )
+        union = np.union1d(self._levels, levels)
+        counts = np.zeros((*self._counts.shape[:2], len(union)), np.int64)
+        counts[..., np.searchsorted(union, self._levels)] += self._counts
+        counts[..., np.searchsorted(union, levels)] += found
+        self._levels, self._counts = union, counts
+
+    def errors(self) -> dict[str, float | None]:
+        """Per aspect."""
+        return {
+            aspect: _error_of_levels(self._levels, self._counts[0, number], self._counts[1, number])
+            for number, aspect in enumerate(ASPECTS)
+        }
 
 
 @compiled
@@ -158,29 +192,61 @@ def monitors(
         `mae/<part>`, `mae/per_group/<taxon>`, `pearson/per_head/<aspect>`; None where there is no pair,
         or where scores or labels are constant.
     """
-    errors, pairs = np.zeros(scores.shape[0]), np.zeros(scores.shape[0])
-    result: dict[str, float | None] = {}
-    for number, aspect in enumerate(ASPECTS):
-        rows = rows_annotated(truth, ontology.aspects == number)
-        chosen = columns[ontology.aspects[columns] == number]
-        s = sparse.csr_array(scores[rows][:, chosen].astype(np.float64))
-        y = sparse.csr_array(truth[rows][:, chosen].astype(np.float64))
-        errors[rows] += np.asarray(abs(s - y).sum(axis=1)).ravel()
-        pairs[rows] += len(chosen)
-        result[f"pearson/per_head/{aspect}"] = _pearson(s, y)
-    result[f"mae/{part}"] = float(errors.sum() / pairs.sum()) if pairs.sum() else None
-    for taxon in np.unique(taxa[pairs > 0]):
-        members = taxa == taxon
-        result[f"mae/per_group/{taxon}"] = float(errors[members].sum() / pairs[members].sum())
-    return result
+    watched = Monitors(ontology, columns)
+    watched.add(scores, truth, taxa)
+    return watched.keys(part)
 
 
-def _pearson(s: sparse.csr_array, y: sparse.csr_array) -> float | None:
-    count = s.shape[0] * s.shape[1]
+class Monitors:
+    """`monitors` of proteins that come some at a time; some twenty numbers are kept of each."""
+
+    def __init__(self, ontology: Ontology, columns: npt.NDArray[np.int64]) -> None:
+        self._aspects, self._columns = ontology.aspects, columns
+        # Per aspect and protein, because sums of proteins would round by which came together: the number of terms,
+        # then sums of scores, labels, squares of both, products.
+        self._moments: list[list[npt.NDArray[np.float64]]] = [[] for _ in ASPECTS]
+        self._errors: list[npt.NDArray[np.float64]] = []
+        self._pairs: list[npt.NDArray[np.float64]] = []
+        self._taxa: list[npt.NDArray[np.int64]] = []
+
+    def add(self, scores: sparse.csr_array, truth: sparse.csr_array, taxa: npt.NDArray[np.int64]) -> None:
+        """Count some proteins; arguments as `monitors`'."""
+        errors, pairs = np.zeros(scores.shape[0]), np.zeros(scores.shape[0])
+        for number in range(len(ASPECTS)):
+            rows = rows_annotated(truth, self._aspects == number)
+            chosen = self._columns[self._aspects[self._columns] == number]
+            s = sparse.csr_array(scores[rows][:, chosen].astype(np.float64))
+            y = sparse.csr_array(truth[rows][:, chosen].astype(np.float64))
+            errors[rows] += np.asarray(abs(s - y).sum(axis=1)).ravel()
+            pairs[rows] += len(chosen)
+            sums = [each.sum(axis=1) for each in (s, y, s.power(2), y.power(2), s.multiply(y))]
+            self._moments[number].append(np.stack([np.full(len(rows), float(len(chosen))), *sums], axis=1))
+        self._errors.append(errors)
+        self._pairs.append(pairs)
+        self._taxa.append(taxa)
+
+    def keys(self, part: Literal["train", "val"] = "val") -> dict[str, float | None]:
+        """Figures by their agreed keys."""
+        if not self._errors:
+            return {}
+        errors, pairs, taxa = (np.concatenate(each) for each in (self._errors, self._pairs, self._taxa))
+        result = {
+            f"pearson/per_head/{aspect}": _pearson(np.concatenate(of).sum(0))
+            for aspect, of in zip(ASPECTS, self._moments, strict=True)
+        }
+        result[f"mae/{part}"] = float(errors.sum() / pairs.sum()) if pairs.sum() else None
+        for taxon in np.unique(taxa[pairs > 0]):
+            members = taxa == taxon
+            result[f"mae/per_group/{taxon}"] = float(errors[members].sum() / pairs[members].sum())
+        return result
+
+
+def _pearson(moments: npt.NDArray[np.float64]) -> float | None:
+    count, total_s, total_y, square_s, square_y, product = moments
     if not count:
         return None
-    mean_s, mean_y = s.sum() / count, y.sum() / count
-    var_s, var_y = s.power(2).sum() / count - mean_s**2, y.power(2).sum() / count - mean_y**2
+    mean_s, mean_y = total_s / count, total_y / count
+    var_s, var_y = square_s / count - mean_s**2, square_y / count - mean_y**2
     if var_s <= 1e-12 or var_y <= 1e-12:
         return None
-    return float((s.multiply(y).sum() / count - mean_s * mean_y) / np.sqrt(var_s * var_y))
+    return float((product / count - mean_s * mean_y) / np.sqrt(var_s * var_y))

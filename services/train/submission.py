@@ -6,8 +6,9 @@ parent to a child, also after rounding.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -39,20 +40,35 @@ def submitted(scores: sparse.csr_array, config: SubmissionConfig) -> sparse.csr_
         best term (a root); one without any score keeps none.
     """
     rounded = round_significant(scores.data, config.significant_figures)
-    kept = np.zeros(len(rounded), bool)
-    for start, end in zip(scores.indptr[:-1], scores.indptr[1:], strict=True):
-        order = np.lexsort((scores.indices[start:end], -rounded[start:end]))[: config.max_terms_per_protein]
-        chosen = start + order
-        enough = chosen[rounded[chosen] >= config.min_score]
-        kept[enough if len(enough) else chosen[:1]] = True
+    kept = rounded >= config.min_score
+    before = np.concatenate([[0], np.cumsum(kept)])[scores.indptr]
+    for row in np.flatnonzero((np.diff(before) == 0) & (np.diff(scores.indptr) > 0)):
+        place = slice(scores.indptr[row], scores.indptr[row + 1])
+        kept[place] = best_terms(rounded[place], scores.indices[place], 1)
+    for row in np.flatnonzero(np.diff(before) > config.max_terms_per_protein):
+        place = slice(scores.indptr[row], scores.indptr[row + 1])
+        kept[place] = best_terms(rounded[place], scores.indices[place], config.max_terms_per_protein)
     pointer = np.concatenate([[0], np.cumsum(kept)])[scores.indptr]
     return sparse.csr_array((rounded[kept], scores.indices[kept], pointer), shape=scores.shape)
+
+
+def best_terms(values: npt.NDArray[np.float64], terms: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.bool_]:
+    """Marks the `count` best values; among equals those of the first terms. There must be as many."""
+    limit = np.partition(values, len(values) - count)[len(values) - count]
+    chosen: npt.NDArray[np.bool_] = values > limit
+    equal = np.flatnonzero(values == limit)
+    chosen[equal[np.argsort(terms[equal], kind="stable")[: count - int(chosen.sum())]]] = True
+    return chosen
 
 
 def round_significant(values: npt.NDArray[np.floating], figures: int) -> npt.NDArray[np.float64]:
     """Positive numbers rounded to significant figures; the float64 nearest to the decimal number."""
     exact = values.astype(np.float64)
-    scale = 10.0 ** (figures - 1 - np.floor(np.log10(exact)))
+    if not exact.size:
+        return exact
+    power = (figures - 1 - np.floor(np.log10(exact))).astype(np.int64)
+    lowest = power.min()
+    scale = (10.0 ** np.arange(lowest, power.max() + 1, dtype=np.float64))[power - lowest]  # of few different powers
     result: npt.NDArray[np.float64] = np.rint(exact * scale) / scale
     return result
 
@@ -83,7 +99,11 @@ def write_submission(
 
 
 def validate_submission(
-    path: Path, ids: Sequence[str], ontology: Ontology, max_terms: int = MAX_TERMS
+    path: Path,
+    ids: Sequence[str],
+    ontology: Ontology,
+    max_terms: int = MAX_TERMS,
+    after_protein: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
     """Check every rule of a submission, streamed.
 
@@ -96,6 +116,7 @@ def validate_submission(
         ids: the test proteins, in order.
         ontology: the terms.
         max_terms: the most terms of a protein.
+        after_protein: hears of each.
 
     Returns:
         Counts: proteins, rows, terms (distinct).
@@ -108,23 +129,25 @@ def validate_submission(
     proteins = rows = 0
     seen: set[int] = set()
     known: dict[str, float] = {}
-    for protein, group in groupby(_lines(path), key=lambda line: line[1][0]):
-        lines = list(group)
-        where = f"{path}:{lines[0][0]}"
-        wanted = next(expected, None)
-        if protein != wanted:
-            found = f"{protein} where {wanted} should be" if wanted else f"{protein} after the last test protein"
-            raise DataError(found, where=where, remedy="A submission has every test protein once, in test order")
-        scores = _protein_scores(path, lines, ontology, max_terms, known)
-        seen.update(scores)
-        proteins += 1
-        rows += len(lines)
+    with contextlib.closing(_lines(path)) as numbered:
+        for protein, group in groupby(numbered, key=lambda line: line[1][0]):
+            lines = list(group)
+            where = f"{path}:{lines[0][0]}"
+            wanted = next(expected, None)
+            if protein != wanted:
+                found = f"{protein} where {wanted} should be" if wanted else f"{protein} after the last test protein"
+                raise DataError(found, where=where, remedy="A submission has every test protein once, in test order")
+            scores = _protein_scores(path, lines, ontology, max_terms, known)
+            seen.update(scores)
+            proteins += 1
+            rows += len(lines)
+            after_protein()
     if (absent := next(expected, None)) is not None:
         raise DataError(f"{absent} is missing", where=f"{path}:{rows}", remedy="Every test protein needs a score")
     return {"proteins": proteins, "rows": rows, "terms": len(seen)}
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: Path) -> Generator[Line, None, None]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for number, line in enumerate(file, 1):

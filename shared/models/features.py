@@ -42,6 +42,18 @@ class Hits:
             *(ordered[name].to_numpy(np.float32) for name in ("bits", "fident", "qcov", "tcov")),
         )
 
+    def among(self, rows: IntArray) -> Hits:
+        """The hits of the queries at `rows`, which are its queries 0, 1, ...; costs what these hits cost."""
+        counts = self.indptr[rows + 1] - self.indptr[rows]
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        chosen = np.repeat(self.indptr[rows] - indptr[:-1], counts) + np.arange(indptr[-1])
+        arrays = (self.target, self.bits, self.fident, self.qcov, self.tcov)
+        return Hits(indptr, *(array[chosen] for array in arrays))
+
+    def queries(self) -> IntArray:
+        """The query of each hit."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
     def weights(self, identity_power: float) -> FloatArray:
         """What each hit's vote is worth: bits * global identity ** `identity_power`.
 

@@ -84,18 +84,24 @@ class PairFeatures:
         return result
 
     def _support(self, features: Features, rows: IntArray, folds: IntArray | None) -> FloatArray:
-        hits, reference = features.hits, self.reference
-        assert hits is not None  # noqa: S101 - the caller has refused it
+        reference = self.reference
+        assert features.hits is not None  # noqa: S101 - the caller has refused it
+        hits = features.hits.among(rows)
         position = reference.positions(hits.target)
         if folds is not None:
-            query = np.repeat(np.arange(len(hits.indptr) - 1), np.diff(hits.indptr))
             # Only queries among the train rows have a fold of their own.
-            position = np.where(folds[query] == folds[hits.target], -1, position)
+            position = np.where(folds[rows[hits.queries()]] == folds[hits.target], -1, position)
         found = np.zeros((len(rows), len(reference.aspects), 7), np.float32)
         identity = hits.fident * np.minimum(hits.qcov, hits.tcov)
         values = np.stack([hits.weights(self.vote.identity_power), identity, hits.bits], axis=1)
         labels = (reference.labels.indptr.astype(np.int64), reference.labels.indices.astype(np.int64))
-        _collect(rows, (hits.indptr, position, values), labels, (reference.annotated, reference.aspects), found)
+        _collect(
+            np.arange(len(rows)),
+            (hits.indptr, position, values),
+            labels,
+            (reference.annotated, reference.aspects),
+            found,
+        )
         for place in (0, 1, 4):  # weights and bits have long tails
             found[..., place] = np.log1p(found[..., place])
         return found

@@ -51,15 +51,12 @@ class HomologyVote:
 
     def weights(self, hits: Hits, rows: IntArray, folds: IntArray | None = None) -> sparse.csr_array:
         """Votes float32 [len(rows), reference]; hits outside the reference, or of the query's fold, have none."""
-        counts = hits.indptr[rows + 1] - hits.indptr[rows]
-        query = np.repeat(np.arange(len(rows)), counts)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        chosen = np.repeat(hits.indptr[rows], counts) + within
-        position = self.reference.positions(hits.target[chosen])
+        own = hits.among(rows)
+        query, position = own.queries(), self.reference.positions(own.target)
         keep = position >= 0
         if folds is not None:
-            keep &= folds[rows[query]] != folds[hits.target[chosen]]
-        weight = hits.weights(self.identity_power)[chosen]
+            keep &= folds[rows[query]] != folds[own.target]
+        weight = own.weights(self.identity_power)
         shape = (len(rows), len(self.reference.rows))
         return sparse.csr_array((weight[keep].astype(np.float32), (query[keep], position[keep])), shape=shape)
 

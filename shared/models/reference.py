@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,19 @@ from shared.models.base import LOGIT_LIMIT, logit
 from shared.models.features import FloatArray, IntArray
 
 ASPECT_COUNT = 3
+KEPT_COUNTS = 1024  # taxa times folds; proteins that are scored block by block ask for the same ones again
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What a reference has counted for the folds that were last asked about; exact, so that it changes no result."""
+
+    folds: IntArray | None  # [train row]
+    own: IntArray | None  # [reference], theirs
+    order: IntArray  # reference proteins by taxon
+    ordered: IntArray  # their taxa
+    priors: dict[int, FloatArray] = field(default_factory=dict)  # fold -> [term]
+    taxa: dict[tuple[int, int], tuple[IntArray, IntArray]] = field(default_factory=dict)  # fold, taxon -> counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +44,7 @@ class Reference:
     aspects: npt.NDArray[np.int8]  # [term]
     priors: FloatArray  # [term], shares among the reference proteins annotated in the term's aspect
     taxa: IntArray  # [reference], 0 where unknown
+    _kept: list[_Counted] = field(default_factory=list, init=False, repr=False, compare=False)  # at most one
 
     def positions(self, rows: IntArray) -> IntArray:
         """Where train rows are among the reference proteins; -1 where they are not."""
@@ -42,14 +56,20 @@ class Reference:
 
     def priors_without_fold(self, query_folds: IntArray, folds: IntArray) -> FloatArray:
         """Priors [query, term] of the reference proteins outside each query's fold; `folds` is by train row."""
-        own = folds[self.rows]
         unique, which = np.unique(query_folds, return_inverse=True)
         priors = np.empty((len(unique), len(self.aspects)), np.float32)
-        for place, fold in enumerate(unique):
-            others = (own != fold).astype(np.float64)
-            voters = others @ self.annotated
-            priors[place] = (others @ self.labels) / np.maximum(voters[self.aspects], 1.0)
+        for place, fold in enumerate(unique.tolist()):
+            priors[place] = self._fold_priors(fold, folds)
         return priors[which]
+
+    def _fold_priors(self, fold: int, folds: IntArray) -> FloatArray:
+        counted = self._counted(folds)
+        if fold not in counted.priors:
+            others = (folds[self.rows] != fold).astype(np.float64)
+            voters = others @ self.annotated
+            shares = (others @ self.labels) / np.maximum(voters[self.aspects], 1.0)
+            counted.priors[fold] = shares.astype(np.float32)
+        return counted.priors[fold]
 
     def taxon_priors(
         self, taxa: IntArray, weight: float, query_folds: IntArray | None = None, folds: IntArray | None = None
@@ -65,22 +85,37 @@ class Reference:
             query_folds: [query]; with `folds` ([train row]), reference proteins of the query's fold are left out.
             folds: see `query_folds`.
         """
-        own = None if folds is None else folds[self.rows]
         left_out = np.full(len(taxa), -1, np.int64) if query_folds is None else query_folds
-        order = np.argsort(self.taxa, kind="stable")
-        ordered = self.taxa[order]
         pairs, which = np.unique(np.stack([left_out, taxa]), axis=1, return_inverse=True)
         result = np.empty((pairs.shape[1], len(self.aspects)), np.float32)
-        for fold in np.unique(pairs[0]):
-            base = self.priors if own is None or folds is None else self.priors_without_fold(np.array([fold]), folds)[0]
+        for fold in np.unique(pairs[0]).tolist():
+            base = self.priors if folds is None else self._fold_priors(fold, folds)
             for place in np.flatnonzero(pairs[0] == fold):
-                taxon = pairs[1, place] or -1
-                members = order[np.searchsorted(ordered, taxon) : np.searchsorted(ordered, taxon, "right")]
-                members = members if own is None else members[own[members] != fold]
-                having = np.bincount(self.labels[members].indices, minlength=len(base))
-                known = self.annotated[members].sum(0)[self.aspects]
+                having, known = self._taxon_counts(int(pairs[1, place]) or -1, fold, folds)
                 result[place] = (having + weight * base) / (known + weight)
         return result[which.ravel()]
+
+    def _taxon_counts(self, taxon: int, fold: int, folds: IntArray | None) -> tuple[IntArray, IntArray]:
+        """Reference proteins of a taxon, outside the fold, that have each term, and that are annotated in its aspect."""
+        counted = self._counted(folds)
+        found = counted.taxa.get((fold, taxon))
+        if found is None:
+            place = np.searchsorted(counted.ordered, [taxon, taxon + 1])
+            members = counted.order[place[0] : place[1]]
+            members = members if counted.own is None else members[counted.own[members] != fold]
+            having = np.bincount(self.labels[members].indices, minlength=len(self.aspects))
+            if len(counted.taxa) >= KEPT_COUNTS:
+                counted.taxa.clear()
+            found = counted.taxa[fold, taxon] = having, self.annotated[members].sum(0)[self.aspects]
+        return found
+
+    def _counted(self, folds: IntArray | None) -> _Counted:
+        kept = self._kept[0] if self._kept else None
+        if kept is None or kept.folds is not folds:
+            order = np.argsort(self.taxa, kind="stable") if kept is None else kept.order
+            kept = _Counted(folds, None if folds is None else folds[self.rows], order, self.taxa[order])
+            self._kept[:] = [kept]
+        return kept
 
     def vote(
         self, weights: sparse.csr_array, priors: FloatArray | None = None, prior_weight: float = 0.0

@@ -153,17 +153,15 @@ def vote_all_terms(
     Returns:
         CSR float32 [len(rows), len(ontology)]; proteins without a hit have empty rows.
     """
-    counts = hits.indptr[rows + 1] - hits.indptr[rows]
-    query = np.repeat(np.arange(len(rows)), counts)
-    chosen = np.repeat(hits.indptr[rows] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-    target = hits.target[chosen]
+    own = hits.among(rows)
+    query, target = own.queries(), own.target
     voting = reference[target]
     if folds is not None:
         voting &= folds[rows[query]] != folds[target]
     # Only the voters' labels are touched, so that a block costs what its hits cost.
     voters, place = np.unique(target[voting], return_inverse=True)
     labels = labels[voters]
-    weight = hits.weights(identity_power)[chosen][voting]
+    weight = own.weights(identity_power)[voting]
     given = sparse.csr_array((weight, (query[voting], place)), shape=(len(rows), len(voters)))
     member = np.zeros((len(ontology), len(ASPECTS)), np.float32)
     member[np.arange(len(ontology)), ontology.aspects] = 1

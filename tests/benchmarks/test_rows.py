@@ -1,11 +1,8 @@
 """The rows' two sides agree on small inputs; a side that is wrong shows."""
 
-import mmap
-
 import numpy as np
 
 from benchmarks import synthetic
-from benchmarks.bench_scale import STAGES, exponents, grown, memory, table
 from benchmarks.rows import gaf, knn_reference, parsing
 from shared.fasta import read_fasta
 from shared.ontology import ASPECTS, Ontology
@@ -59,23 +56,3 @@ def test_generated_inputs_are_read_back(tmp_path):
     same = np.mean([a == b for a, b in zip(residues[0], residues[1], strict=True)])
     assert 0.3 < same < 0.5  # two members keep the centre's residue with 0.6 each
     assert synthetic.labels(25, dag) == synthetic.labels(25, dag)
-
-
-def test_exponents_are_slopes_between_the_two_largest_sizes():
-    def found(seconds, added, disk):
-        one = {"cpu_seconds": seconds, "seconds": seconds, "before_mb": 100.0, "anonymous_mb": 100.0 + added}
-        return {key: {**one, "disk_mb": disk, "peak_mb": 300.0, "children_peak_mb": 0.0} for key in STAGES}
-
-    sizes = {"10": found(9.0, 9.0, 9.0), "100": found(1.0, 5.0, 2.0), "1000": found(100.0, 5.0, 20.0)}
-    assert exponents(sizes)[STAGES[0]] == {"seconds": 2.0, "memory": 0.0, "disk": 1.0}
-    assert exponents({"10": sizes["10"]}) == {}
-    assert "| stage_07_level1_preds | 1,000 | 100.0 | 5 |" in table({"sizes": sizes, "exponents": exponents(sizes)})
-
-
-def test_memory_is_read_from_the_process():
-    before = memory("RssAnon")
-    # Pages of its own: an array might be given memory that an earlier test has returned.
-    with mmap.mmap(-1, 40_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
-        held.write(b"x" * len(held))
-        assert memory("RssAnon") - before > 30
-    assert grown({"anonymous_mb": 5.0, "before_mb": 3.0}) == 2.0

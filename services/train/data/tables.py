@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import csv
 from scipy import sparse
 
+from services.train.evaluation_monitors import true_entries
 from shared.errors import DataError
 from shared.fasta import GZIP_MAGIC, normalise_ids, read_lines
 from shared.ontology import ASPECTS, Ontology, normalise_aspect
@@ -153,9 +154,8 @@ def label_frame(
     """
     rows = np.repeat(np.arange(len(ids)), np.diff(propagated.indptr))
     columns = propagated.indices.astype(np.int64)
-    written = stated.tocoo()
-    width = np.int64(len(ontology))
-    was_stated = np.isin(rows * width + columns, written.row.astype(np.int64) * width + written.col)
+    both = (propagated.indptr, propagated.indices), (stated.indptr, stated.indices)
+    was_stated = true_entries(*both, len(ontology))
     names = {
         "id": pd.Series(list(ids), dtype="str").take(rows).reset_index(drop=True),
         "term": pd.Series(list(ontology.terms), dtype="str").take(columns).reset_index(drop=True),

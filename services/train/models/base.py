@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -16,7 +18,9 @@ from shared.logs import Logger
 from shared.models.base import Level1Model
 from shared.models.features import Features, IntArray
 from shared.ontology import Ontology
+from shared.progress import Progress, progress
 
+Telling = Callable[[str, int, str], AbstractContextManager[Progress]]  # what, total, unit
 Targets = Literal["raw", "conditional"]  # conditional: unknown where a protein has none of the term's parents
 
 
@@ -53,6 +57,7 @@ class FitContext:
     stage: str = ""
     fold: int = -1
     team: Team = ALONE
+    progress: Telling = progress
 
 
 class Fitter(Protocol):

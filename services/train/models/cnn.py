@@ -55,21 +55,23 @@ class CnnFitter:
             embedded = network.embed(tokens.to(context.device))
             return masked(network(embedded, present.to(context.device)), batch)
 
-        train(
-            network,
-            loss_of_batch,
-            rows,
-            policy=config.training,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            seed=seed,
-            context=context,
-            model=self.name,
-            order=lambda chosen, order: SAMPLERS[config.sampling](chosen, data.clusters, order),
-            validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
-            draws=generator,
-        )
+        with context.progress("training", options.epochs * len(rows), "protein") as bar:
+            train(
+                network,
+                loss_of_batch,
+                rows,
+                policy=config.training,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                seed=seed,
+                context=context,
+                model=self.name,
+                order=lambda chosen, order: SAMPLERS[config.sampling](chosen, data.clusters, order),
+                validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
+                draws=generator,
+                after_step=bar.advance,
+            )
         network.heads.set_constant(~learnable_terms(data, rows, config.min_positives), priors)
         return CnnModel(network.cpu(), data.terms)
 

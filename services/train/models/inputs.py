@@ -21,6 +21,7 @@ from shared.models.features import MODALITIES, Features, Hits, IntArray
 from shared.ontology import ASPECTS, Ontology
 
 Which = Literal["train", "test"]
+LABELS_AT_ONCE = 1 << 20
 
 
 class Reader(Protocol):
@@ -119,12 +120,23 @@ def load_labels(
     Raises:
         DataError: the table names a protein that is not in `ids`.
     """
-    rows = _rows_of(table["id"], ids, where)
-    columns = pd.Index(terms).get_indexer(pd.Index(table["term"]))
-    known = columns >= 0
-    labels = sparse.csr_array(
-        (np.ones(int(known.sum()), np.float32), (rows[known], columns[known])), shape=(len(ids), len(terms))
-    )
+    rows, columns = _rows_of(table["id"], ids, where), _places(table["term"], terms)
+    parts, counts = [], np.zeros(len(ids), np.int64)
+    in_order = bool((rows[1:] >= rows[:-1]).all())
+    if in_order:  # as stage 1 writes them: what is kept is already where a CSR has it
+        for start in range(0, len(rows), LABELS_AT_ONCE):
+            part = columns[start : start + LABELS_AT_ONCE]
+            known = part >= 0
+            parts.append(part[known])
+            counts += np.bincount(rows[start : start + LABELS_AT_ONCE][known], minlength=len(ids))
+        indices = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        del parts, rows, columns
+        pointer = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32 if len(indices) < 2**31 else np.int64)
+        labels = sparse.csr_array((np.ones(len(indices), np.float32), indices, pointer), shape=(len(ids), len(terms)))
+    else:
+        known = columns >= 0
+        ones = np.ones(int(known.sum()), np.float32)
+        labels = sparse.csr_array((ones, (rows[known], columns[known])), shape=(len(ids), len(terms)))
     labels.sum_duplicates()
     labels.data[:] = 1.0
     return labels
@@ -134,7 +146,7 @@ def load_annotated(
     table: pd.DataFrame, ids: Sequence[str], *, where: str = "parsed/train_terms.parquet"
 ) -> npt.NDArray[np.bool_]:
     """Bool [len(ids), 3]: does the protein have any term of the aspect? Columns id, aspect."""
-    aspects = pd.Index(ASPECTS).get_indexer(pd.Index(table["aspect"]))
+    aspects = _places(table["aspect"], ASPECTS)
     if len(aspects) and aspects.min() < 0:
         raise DataError(
             f"aspect {table['aspect'].iloc[int(np.argmin(aspects))]!r} is none of {', '.join(ASPECTS)}", where=where
@@ -159,7 +171,7 @@ def load_training_data(read: Reader, terms: Sequence[str] | None = None) -> Trai
     splits = load_splits(read, features.ids)
     table = read("parsed/train_terms.parquet")
     ontology = Ontology.from_json(read("parsed/ontology.json"))
-    columns = tuple(sorted(set(table["term"]))) if terms is None else tuple(terms)
+    columns = tuple(sorted(table["term"].unique())) if terms is None else tuple(terms)
     unknown = [term for term in columns if term not in ontology.index]
     if unknown:
         raise DataError(
@@ -180,8 +192,19 @@ def load_training_data(read: Reader, terms: Sequence[str] | None = None) -> Trai
     )
 
 
-def _rows_of(column: pd.Series[str], ids: Sequence[str], where: str) -> npt.NDArray[np.int64]:
-    rows: npt.NDArray[np.int64] = pd.Index(ids).get_indexer(pd.Index(column)).astype(np.int64)
+def _places(column: pd.Series[str], names: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Where each value is among the names, -1 where it is not; categories are looked up once each."""
+    codes, values = (
+        (column.cat.codes.to_numpy(), column.cat.categories)
+        if isinstance(column.dtype, pd.CategoricalDtype)
+        else pd.factorize(column)
+    )
+    found = pd.Index(names).get_indexer(pd.Index(values)).astype(np.int32)
+    return np.append(found, np.int32(-1))[codes]  # code -1 is no value
+
+
+def _rows_of(column: pd.Series[str], ids: Sequence[str], where: str) -> npt.NDArray[np.int32]:
+    rows = _places(column, ids)
     if len(rows) and rows.min() < 0:
         missing = column.iloc[int(np.argmin(rows))]
         raise DataError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from services.train.models.base import FitContext, Targets, TrainingData
 from services.train.models.reference import make_reference
+from services.train.models.saved import mapped_array
 from shared.errors import MissingInput
 from shared.models.feature_space import FeatureSpace
 from shared.models.features import IntArray
@@ -46,7 +47,8 @@ class KnnFitter:
                 where="embed",
                 remedy="Set embed.esm2 or embed.t5, or leave knn out of level1.models",
             )
-        embeddings = np.empty((len(reference.rows), space.width), np.float16)
+        # In a file: two bytes per column and protein are the one thing here that grows with both.
+        embeddings = mapped_array(context.work / "embeddings.npy", (len(reference.rows), space.width), np.float16)
         for place, block in row_blocks(reference.rows):
             embeddings[place] = Knn.embed(space, data.features, block)
         options = context.config.knn

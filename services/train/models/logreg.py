@@ -8,15 +8,17 @@ Nesterov's momentum with restarts (O'Donoghue and Candes 2015) makes up for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
+from scipy import linalg, sparse
 
 from services.train.models.base import FitContext, Targets, TrainingData
+from services.train.models.saved import mapped_array
 from services.train.models.targets import Entries, learnable_terms, prior_logits
 from shared.config.level1 import LogregConfig
 from shared.errors import MissingInput
@@ -26,6 +28,7 @@ from shared.models.logreg import Logreg
 from shared.nn.transforms import row_blocks
 
 TERMS_PER_BLOCK = 256
+ROWS_PER_BLOCK = 8192  # 8192 x 256 float32 are 8 MB: what a step holds, whatever the number of rows
 CURVATURE = np.float32(0.25)  # p (1 - p) is at most this
 RELATIVE_RANK = 1e-7  # of the largest variance; smaller ones are rounding of float32
 
@@ -54,19 +57,23 @@ class LogregFitter:
         entries = Entries.of(data, self.targets)
         bias = prior_logits(data, rows, entries)
         learnable = learnable_terms(data, rows, context.config.min_positives, entries)
-        for aspect in np.unique(data.aspects):
-            columns = np.flatnonzero(learnable & (data.aspects == aspect))
-            known = rows[data.annotated[rows, aspect]]
-            if not len(columns):
-                continue
-            basis = PrincipalBasis.fit(_Blocks(space, data, known), options.components)
-            for group, asked in alike(entries, columns, known):
-                part = basis if asked.all() else basis.among(asked)
-                # The penalty stands beside a mean loss: a term that is asked of fewer proteins is held as firmly.
-                penalty = options.l2 * len(known) / int(asked.sum())
-                for _, block in row_blocks(group, TERMS_PER_BLOCK):
-                    targets = data.labels[known[asked]][:, block].toarray()
-                    weights[:, block], bias[block] = part.solve(targets, options, penalty)
+        with context.progress("terms", int(learnable.sum()), "term") as bar:
+            for aspect in np.unique(data.aspects):
+                columns = np.flatnonzero(learnable & (data.aspects == aspect))
+                known = rows[data.annotated[rows, aspect]]
+                if not len(columns):
+                    continue
+                components = context.work / "components.npy"
+                basis = PrincipalBasis.fit(_Blocks(space, data, known), options.components, components)
+                for group, asked in alike(entries, columns, known):
+                    part = basis if asked.all() else basis.among(asked)
+                    # The penalty stands beside a mean loss: a term that is asked of fewer proteins is held as firmly.
+                    penalty = options.l2 * len(known) / int(asked.sum())
+                    for _, block in row_blocks(group, TERMS_PER_BLOCK):
+                        targets = data.labels[known[asked]][:, block]
+                        weights[:, block], bias[block] = part.solve(targets, options, penalty, bar.show)
+                        bar.advance(len(block))
+                components.unlink(missing_ok=True)
         return Logreg(space, weights, bias, data.terms, entries.edges)
 
 
@@ -193,7 +200,7 @@ class PrincipalBasis:
     independent of the weights. The L2 penalty is the same in every orthonormal basis.
     """
 
-    inputs: FloatArray  # [row, component]
+    inputs: FloatArray  # [row, component], in memory or mapped
     variance: FloatArray  # [component, 1]
     directions: FloatArray  # [column, component]
     mean: FloatArray  # [column]
@@ -204,11 +211,12 @@ class PrincipalBasis:
         return cls.fit(_Held(matrix), components)
 
     @classmethod
-    def fit(cls, rows: Rows, components: int) -> Self:
+    def fit(cls, rows: Rows, components: int, path: Path | None = None) -> Self:
         """Diagonalise; keeps the `components` directions of the largest variance, all where there are not more.
 
-        The rows are read block by block, twice, so that only what is kept of them is ever held. Fewer rows than
-        columns span no more directions than there are rows: those are found from the rows' inner products.
+        The rows are read block by block, and their components are kept in a file at `path`, so that only a block of
+        them is ever held; None keeps them in memory. Fewer rows than columns span no more directions than there are
+        rows: those are found from the rows' inner products.
         """
         count, width = rows.shape
         mean = np.zeros(width)
@@ -227,7 +235,8 @@ class PrincipalBasis:
                 covariance, subset_by_index=(max(0, width - components), width - 1), overwrite_a=True
             )
         narrow = directions.astype(np.float32)
-        inputs = np.empty((count, narrow.shape[1]), np.float32)
+        shape = (count, narrow.shape[1])
+        inputs = np.empty(shape, np.float32) if path is None else mapped_array(path, shape, np.float32)
         for place, block in rows.blocks():
             inputs[place] = (block - centre) @ narrow
         return cls(inputs, np.maximum(variance, 0.0).astype(np.float32)[:, None], narrow, centre)
@@ -240,7 +249,11 @@ class PrincipalBasis:
         )
 
     def solve(
-        self, targets: FloatArray, options: LogregConfig, l2: float | None = None
+        self,
+        targets: FloatArray | sparse.csr_array,
+        options: LogregConfig,
+        l2: float | None = None,
+        after_step: Callable[[], None] = lambda: None,
     ) -> tuple[FloatArray, FloatArray]:
         """Minimise mean log-loss + l2 / 2 * |weights|^2 for each column of `targets` [row, term]; `l2` overrides options'.
 
@@ -253,9 +266,10 @@ class PrincipalBasis:
         count = targets.shape[1]
         weights, bias = np.zeros((len(self.variance), count), np.float32), np.zeros(count, np.float32)
         active = np.arange(count)
-        state = _Descent.start(targets, len(self.variance))
+        state = _Descent.start(sparse.csr_array(targets), len(self.variance))
         for _ in range(options.iterations):
             change = state.step(self.inputs, self.variance, np.float32(options.l2 if l2 is None else l2))
+            after_step()
             finished = change < options.tolerance
             # Leaving the finished columns out costs a copy, so it waits until a quarter of them is done.
             if finished.all() or finished.mean() > 0.25:
@@ -272,7 +286,7 @@ class PrincipalBasis:
 class _Descent:
     """Accelerated descent of several terms at once; `ahead_*` is where the next gradient is taken."""
 
-    targets: FloatArray  # [row, term]
+    targets: sparse.csr_array  # 0/1 [row, term], only ones stored
     weights: FloatArray  # [component, term]
     bias: FloatArray
     ahead_weights: FloatArray
@@ -280,19 +294,18 @@ class _Descent:
     pace: FloatArray  # [term], Nesterov's t
 
     @classmethod
-    def start(cls, targets: FloatArray, components: int) -> Self:
-        share = targets.mean(0, dtype=np.float64)
+    def start(cls, targets: sparse.csr_array, components: int) -> Self:
+        share = np.asarray(targets.sum(axis=0, dtype=np.float64)).ravel() / targets.shape[0]
         bias = np.log(share / (1.0 - share)).astype(np.float32)
         weights = np.zeros((components, targets.shape[1]), np.float32)
-        return cls(np.ascontiguousarray(targets), weights, bias, weights, bias, np.ones(len(bias), np.float32))
+        return cls(targets, weights, bias, weights, bias, np.ones(len(bias), np.float32))
 
     def step(self, inputs: FloatArray, variance: FloatArray, l2: np.float32) -> FloatArray:
         """One step of every term; returns by how much its logits changed, root mean square over rows [term]."""
-        residual = sigmoid_in_place(inputs @ self.ahead_weights + self.ahead_bias)
-        residual -= self.targets
-        gradient = inputs.T @ residual / np.float32(len(inputs)) + l2 * self.ahead_weights
-        weights_change = gradient / (CURVATURE * variance + l2)
-        bias_change = residual.mean(0) / CURVATURE
+        slope, error = self._means(inputs)
+        gradient: FloatArray = slope + l2 * self.ahead_weights
+        weights_change: FloatArray = gradient / (CURVATURE * variance + l2)
+        bias_change: FloatArray = error / CURVATURE
         weights, bias = self.ahead_weights - weights_change, self.ahead_bias - bias_change
         uphill = (gradient * (weights - self.weights)).sum(0) + CURVATURE * bias_change * (bias - self.bias) > 0
         pace = (1.0 + np.sqrt(1.0 + 4.0 * self.pace * self.pace)) / 2.0
@@ -306,10 +319,25 @@ class _Descent:
         change: FloatArray = np.sqrt((variance * weights_change * weights_change).sum(0) + bias_change * bias_change)
         return change
 
+    def _means(self, inputs: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Over rows, block by block: inputs times residuals [component, term], and residuals [term]."""
+        slope, error = np.zeros_like(self.ahead_weights), np.zeros_like(self.ahead_bias)
+        for start in range(0, len(inputs), ROWS_PER_BLOCK):
+            block = inputs[start : start + ROWS_PER_BLOCK]
+            residual = sigmoid_in_place(block @ self.ahead_weights + self.ahead_bias)
+            pointer = self.targets.indptr[start : start + len(block) + 1]
+            row = np.repeat(np.arange(len(block)), np.diff(pointer))
+            residual[row, self.targets.indices[pointer[0] : pointer[-1]]] -= np.float32(1.0)
+            slope += block.T @ residual
+            error += residual.sum(0)
+        slope /= np.float32(len(inputs))
+        error /= np.float32(len(inputs))
+        return slope, error
+
     def keep(self, chosen: npt.NDArray[np.bool_]) -> Self:
         """The same descent with some of the terms."""
         return type(self)(
-            np.ascontiguousarray(self.targets[:, chosen]),
+            self.targets[:, chosen],
             np.ascontiguousarray(self.weights[:, chosen]),
             self.bias[chosen],
             np.ascontiguousarray(self.ahead_weights[:, chosen]),

@@ -54,20 +54,22 @@ class MlpFitter:
         def loss_of_batch(batch: IntArray) -> torch.Tensor:
             return masked(network.fitted(raw_blocks(space, data.features, batch, context.device)), batch)
 
-        train(
-            network,
-            loss_of_batch,
-            rows,
-            policy=config.training,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            seed=config.training.seed,
-            context=context,
-            model=self.name,
-            order=lambda chosen, generator: SAMPLERS[config.sampling](chosen, data.clusters, generator),
-            validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
-        )
+        with context.progress("training", options.epochs * len(rows), "protein") as bar:
+            train(
+                network,
+                loss_of_batch,
+                rows,
+                policy=config.training,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                seed=config.training.seed,
+                context=context,
+                model=self.name,
+                order=lambda chosen, generator: SAMPLERS[config.sampling](chosen, data.clusters, generator),
+                validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
+                after_step=bar.advance,
+            )
         network.heads.set_constant(~learnable_terms(data, rows, config.min_positives, entries), priors)
         return MlpModel(network.cpu(), space, data.terms)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,10 @@ def record_path(name: str) -> str:
     return f"models/level1/{name}.json"
 
 
-def join_parts(parts: Mapping[str, Arrays]) -> dict[str, npt.NDArray[Any]]:
+ArrayT = TypeVar("ArrayT")
+
+
+def join_parts(parts: Mapping[str, Mapping[str, ArrayT]]) -> dict[str, ArrayT]:
     """Arrays of all parts under `<part>/<array>`, in a fixed order."""
     return {f"{part}/{name}": arrays[name] for part, arrays in sorted(parts.items()) for name in sorted(arrays)}
 
@@ -80,8 +83,25 @@ def read_models(read: Reader, name: str) -> dict[str, Level1Model]:
     return models
 
 
-def write_logits(path: Path, logits: Callable[[IntArray], FloatArray], rows: IntArray, terms: int) -> None:
+def mapped_array(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """An array to fill, in a new file whose pages the system may drop; one without elements is in memory."""
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return array
+
+
+def write_logits(
+    path: Path,
+    logits: Callable[[IntArray], FloatArray],
+    rows: IntArray,
+    terms: int,
+    advance: Callable[[int], None] = lambda _rows: None,
+) -> None:
     """Compute and write float16 logits [len(rows), terms] block by block; the file is whole or absent.
+
+    `advance` hears of every block.
 
     Raises:
         GowhyError: a logit is not finite.
@@ -101,4 +121,5 @@ def write_logits(path: Path, logits: Callable[[IntArray], FloatArray], rows: Int
                     remedy="Lower the model's learning_rate, or check the embeddings for NaN",
                 )
             array[place] = np.clip(values, -LOGIT_LIMIT, LOGIT_LIMIT)
+            advance(len(block))
         array.flush()

@@ -22,10 +22,16 @@ from services.train.models.base import Targets, TrainingData
 from shared.models.base import logit
 from shared.models.features import FloatArray, IntArray
 from shared.nn.term_graph import Edge
+from shared.nn.transforms import row_blocks
 
 
 def known_labels(data: TrainingData, rows: IntArray) -> sparse.csr_array:
     """Labels of `rows` in the aspects that they are annotated in, float32 CSR [len(rows), term]."""
+    parts = [_known_labels(data, block) for _, block in row_blocks(rows)]
+    return sparse.csr_array(sparse.vstack(parts, format="csr")) if parts else data.labels[rows]
+
+
+def _known_labels(data: TrainingData, rows: IntArray) -> sparse.csr_array:
     block = data.labels[rows].tocoo()
     known = data.annotated[rows[block.row], data.aspects[block.col]]
     ones = np.ones(int(known.sum()), np.float32)
@@ -34,7 +40,9 @@ def known_labels(data: TrainingData, rows: IntArray) -> sparse.csr_array:
 
 def positives(data: TrainingData, rows: IntArray) -> IntArray:
     """Proteins among `rows` that have each term, int64 [term]."""
-    counts: IntArray = np.bincount(known_labels(data, rows).indices, minlength=len(data.terms)).astype(np.int64)
+    counts: IntArray = np.zeros(len(data.terms), np.int64)
+    for _, block in row_blocks(rows):
+        counts += np.bincount(_known_labels(data, block).indices, minlength=len(data.terms))
     return counts
 
 

@@ -229,6 +229,7 @@ def train(
     validation_rows: IntArray | None = None,
     after_epoch: AfterEpoch | None = None,
     draws: np.random.Generator | None = None,
+    after_step: Callable[[int], None] = lambda _rows: None,
 ) -> list[EpochRecord]:
     """Fit `module` in place and leave it in evaluation mode; with other processes, the same module in each.
 
@@ -248,6 +249,7 @@ def train(
         after_epoch: called with the epoch (from 0) and the module in evaluation mode, outside autograd;
             its metrics are logged with the epoch's losses. It may keep copies of weights.
         draws: what `loss_of_batch` draws from beside torch's generator, when in training mode (a PCG64).
+        after_step: hears how many rows each optimiser step took.
 
     Raises:
         GowhyError: there are no rows, or the loss is not finite.
@@ -276,6 +278,7 @@ def train(
             for group in groups:
                 total += loop.step(group, learning_rate * learning_rate_factor(policy, step, steps), epoch, step)
                 step += 1
+                after_step(sum(map(len, group)))
             watched = (
                 None if validation_rows is None or not len(validation_rows) else loop.watch(validation_rows, batch_size)
             )

@@ -6,7 +6,7 @@ priors and computed information accretion come from fit proteins only: no label 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from shared.homology import cluster, clustering_method, search
 from shared.mmseqs import searcher_version
 from shared.ontology import ASPECTS, Ontology, information_accretion, propagate_labels, term_priors
 
+LABELLED_AT_ONCE = 8192  # proteins, with a hundred labels and more each
 FILES = (
     "train_fasta",
     "train_terms",
@@ -58,9 +59,11 @@ class LabelSet:
     stated: sparse.csr_array
     propagated: sparse.csr_array
 
-    def frame(self, ids: Sequence[str], ontology: Ontology) -> pd.DataFrame:
-        """One row per label."""
-        return label_frame(self.stated, self.propagated, ids, ontology)
+    def frames(self, ids: Sequence[str], ontology: Ontology) -> Iterator[pd.DataFrame]:
+        """One row per label, some proteins at a time; at least one table."""
+        for start in range(0, max(1, len(ids)), LABELLED_AT_ONCE):
+            place = slice(start, start + LABELLED_AT_ONCE)
+            yield label_frame(self.stated[place], self.propagated[place], ids[place], ontology)
 
 
 def run(ctx: StageContext) -> None:
@@ -82,10 +85,10 @@ def run(ctx: StageContext) -> None:
     _write_proteins(ctx, record, "train", train)
     _write_proteins(ctx, record, "test", test)
     ctx.write("parsed/ontology.json", ontology.to_json())
-    ctx.write("parsed/train_terms.parquet", labels.frame(train_ids, ontology))
+    ctx.write("parsed/train_terms.parquet", labels.frames(train_ids, ontology))
     truths = {key: _read_label_set(ctx, record, key, test_ids, ontology) for key in ("test_terms", "known_terms")}
     for key, path in (("test_terms", "parsed/test_truth.parquet"), ("known_terms", "parsed/known_terms.parquet")):
-        ctx.write(path, truths[key].frame(test_ids, ontology))
+        ctx.write(path, truths[key].frames(test_ids, ontology))
 
     record.facts["test_labels_in_train"] = _refuse_test_labels(labels, truths, train_ids, test_ids)
     hits = _search(ctx, train, test)

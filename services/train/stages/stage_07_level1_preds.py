@@ -8,6 +8,7 @@ logits, so that a killed run goes on with the next one.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from services.train.models.targets import positives, qualified_terms
 from services.train.models.training import torch_threads
 from services.train.stage import Stage, StageContext, always
 from services.train.team import ALONE
-from shared.artefacts import JSON, NPZ
+from shared.artefacts import JSON, NPZ, stored_arrays
 from shared.atomic import atomic_path, write_json
 from shared.config import Config, Level1Config, TransformConfig
 from shared.models.base import LOGIT_LIMIT, Level1Model, VoteModel
@@ -89,6 +90,16 @@ class Fit:
         return f"{self.name}/{self.part}"
 
     @property
+    def title(self) -> str:
+        """What a progress bar calls it."""
+        return self.name if self.fold is None else f"{self.name} fold {self.fold}"
+
+    @property
+    def work(self) -> Path:
+        """Files of the fit while it runs."""
+        return self.folder / "fit"
+
+    @property
     def record(self) -> Path:
         """Written last: where it is, everything else in the folder is whole."""
         return self.folder / "fit.json"
@@ -117,9 +128,11 @@ def run(ctx: StageContext) -> None:
                 if not fit.record.is_file():
                     make_fit(ctx, config, fit, proteins)
                     bar.advance()
-        for name in names:
-            write_model(ctx, config, name, fits[name])
-            write_matrices(ctx, name, fits[name], proteins)
+        with ctx.progress("matrices", len(names), "model") as bar:
+            for name in names:
+                write_model(ctx, config, name, fits[name])
+                write_matrices(ctx, name, fits[name], proteins)
+                bar.advance()
 
 
 def join(ctx: StageContext) -> Callable[[str], None]:
@@ -195,11 +208,14 @@ def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Protei
     model = fit_model(ctx, config, fit, proteins)
     own = splits.fit_rows if fit.fold is None else np.flatnonzero(splits.folds == fit.fold)
     count = len(data.terms)
-    write_logits(fit.folder / "own.npy", lambda rows: own_logits(model, data, rows), own, count)
-    write_logits(fit.folder / "val.npy", lambda rows: model.logits(data.features, rows), splits.validation_rows, count)
-    write_logits(
-        fit.folder / "test.npy", lambda rows: model.logits(proteins.test, rows), np.arange(len(proteins.test)), count
-    )
+    scored: dict[str, tuple[IntArray, Callable[[IntArray], FloatArray]]] = {
+        "own": (own, lambda rows: own_logits(model, data, rows)),
+        "val": (splits.validation_rows, lambda rows: model.logits(data.features, rows)),
+        "test": (np.arange(len(proteins.test)), lambda rows: model.logits(proteins.test, rows)),
+    }
+    with ctx.progress(f"{fit.title} scores", sum(len(rows) for rows, _ in scored.values()), "protein") as bar:
+        for name, (rows, logits) in scored.items():
+            write_logits(fit.folder / f"{name}.npy", logits, rows, count, bar.advance)
     with atomic_path(fit.folder / "arrays.npz") as temporary:
         NPZ.write(temporary, model.arrays())
     write_json(
@@ -210,6 +226,7 @@ def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Protei
             "loss_held_out": held_out_loss(fit, own, data),
         },
     )
+    shutil.rmtree(fit.work, ignore_errors=True)
 
 
 def fit_model(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Proteins) -> Level1Model:
@@ -219,11 +236,12 @@ def fit_model(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Prote
         transform=ctx.settings(TransformConfig),
         device=str(resolve_device(ctx.device)),
         threads=ctx.threads,
-        work=fit.folder / "fit",
+        work=fit.work,
         log=ctx.log,
         stage=ctx.stage.id,
         fold=-1 if fit.fold is None else fit.fold,
         team=ctx.team if MEMBERS[fit.name].is_torch else ALONE,
+        progress=lambda what, total, unit: ctx.progress(f"{fit.title} {what}", total, unit),
     )
     return MODELS[fit.name].fit(proteins.data, fit_rows_of(proteins.splits, fit.fold), context)
 
@@ -250,11 +268,11 @@ def held_out_loss(fit: Fit, rows: IntArray, data: TrainingData) -> float | None:
 
 def write_model(ctx: StageContext, config: Level1Config, name: str, fits: Sequence[Fit]) -> None:
     """Gather the arrays of all parts into the model's file, and write its record."""
-    arrays = join_parts({fit.part: NPZ.read(fit.folder / "arrays.npz") for fit in fits})
+    files = {fit.part: fit.folder / "arrays.npz" for fit in fits}
     if MEMBERS[name].is_torch:
-        write_torch(ctx.output(weights_path(name)), arrays)
+        write_torch(ctx.output(weights_path(name)), join_parts({part: NPZ.read(path) for part, path in files.items()}))
     else:
-        ctx.write(weights_path(name), arrays)
+        ctx.write(weights_path(name), join_parts({part: stored_arrays(path) for part, path in files.items()}))
     options: dict[str, Any] = {
         **getattr(config, MODELS[name].settings).model_dump(mode="json"),
         "training": config.training.model_dump(mode="json"),

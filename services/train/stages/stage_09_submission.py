@@ -17,8 +17,8 @@ from scipy import sparse
 
 from services.train.bundle import BUNDLE_SECTIONS, bundle_inputs, bundle_outputs, write_bundle
 from services.train.checks import Judged, check_order, chosen_rows, require
-from services.train.evaluation import Metrics, evaluate, metric_keys
-from services.train.evaluation_monitors import calibration_errors, monitors
+from services.train.evaluation import Evaluation, Metrics, metric_keys
+from services.train.evaluation_monitors import CalibrationCounts, Monitors
 from services.train.evaluation_report import figures
 from services.train.models.inputs import Splits, load_labels, load_splits
 from services.train.stage import Stage, StageContext
@@ -36,7 +36,7 @@ TOP_TERMS, LEVEL1_TERMS, RECORD = "features/top_terms_1500.json", "features/leve
 PREFIX: Mapping[Part, str] = {"train": "features/oof_", "test": "features/test_pred_"}
 SUBMISSION, METRICS = "submission.tsv", "metrics.json"
 FIGURES = {aspect: f"figures/precision_recall_{aspect}.png" for aspect in ASPECTS}
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256  # what is held of a block is over the whole ontology
 BASELINES_NOTE = (
     "Every model scores the same proteins in the same way: calibration (the stacker's only), homology votes for terms "
     "outside its list, propagation, rounding, best terms. naive gives every protein each term's frequency among the "
@@ -88,9 +88,11 @@ def run(ctx: StageContext) -> None:
     require(checks)
     path, test_ids = ctx.output(SUBMISSION), prepared.parts["test"].ids
     write_submission(path, _submission_blocks(ctx, prepared), prepared.ontology, prepared.settings.significant_figures)
-    counts: dict[str, Any] = {
-        "submission": validate_submission(path, test_ids, prepared.ontology, prepared.settings.max_terms_per_protein)
-    }
+    with ctx.progress("check of the submission", len(test_ids), "protein") as bar:
+        most = prepared.settings.max_terms_per_protein
+        counts: dict[str, Any] = {
+            "submission": validate_submission(path, test_ids, prepared.ontology, most, bar.advance)
+        }
     ctx.log.event("submission written", **counts["submission"])
     document: dict[str, Any] = {"baselines_note": BASELINES_NOTE, "counts": counts, "thresholds": {}}
     document["checks"] = {check.name: check.found for check in checks}
@@ -232,33 +234,33 @@ def compare(
     if not len(rows):
         return {}
     proteins, config, ontology = prepared.parts[part], ctx.settings(EvaluationConfig), prepared.ontology
-    truth = proteins.truth[rows]
+    columns = np.sort(term_columns(prepared.stacker.terms, ontology))
     results = {}
     models = (prepared.stacker, *prepared.level1)
-    with ctx.progress(f"evaluate {label}", len(models) + 1, "model") as bar:
+    with ctx.progress(f"evaluate {label}", (len(models) + 1) * len(rows), "score") as bar:
         for name, model in [*((model.name, model) for model in models), (NAIVE, None)]:
-            scores = (
-                naive(prepared, len(rows))
-                if model is None
-                else sparse.vstack([score(prepared, model, part, block) for block in blocks(rows)], format="csr")
-            )
-            metrics = evaluate(
-                scores,
-                truth,
+            evaluation = Evaluation(
                 ontology,
                 prepared.information,
                 propagation=config.propagation,
                 no_orphans=config.no_orphans,
                 threshold_step=config.threshold_step,
             )
-            errors = calibration_errors(scores, truth, ontology, no_orphans=config.no_orphans)
-            keys = {**metric_keys(metrics), **{f"ece/{aspect}": error for aspect, error in errors.items()}}
-            if name == STACKER:
-                columns = np.sort(term_columns(prepared.stacker.terms, ontology))
-                keys |= monitors(scores, truth, ontology, columns=columns, taxa=proteins.taxa[rows])
+            calibration = CalibrationCounts(ontology, no_orphans=config.no_orphans)
+            watched = Monitors(ontology, columns) if name == STACKER else None
+            for block in blocks(rows):
+                truth = proteins.truth[block]
+                scores = naive(prepared, len(block)) if model is None else score(prepared, model, part, block)
+                evaluation.add(scores, truth)
+                calibration.add(scores, truth)
+                if watched is not None:
+                    watched.add(scores, truth, proteins.taxa[block])
+                bar.advance(len(block))
+            metrics = evaluation.metrics()
+            errors = {f"ece/{aspect}": error for aspect, error in calibration.errors().items()}
+            keys = {**metric_keys(metrics), **errors, **(watched.keys() if watched is not None else {})}
             ctx.log.step(keys, stage=ctx.stage.id, model=name, part=label)
             results[name] = (keys, metrics)
-            bar.advance()
     return results
 
 

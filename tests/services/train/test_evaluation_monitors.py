@@ -6,8 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from services.train.evaluation import evaluate
-from services.train.evaluation_monitors import calibration_error, calibration_errors, monitors, true_entries
+from services.train.evaluation import Evaluation, evaluate, metric_keys
+from services.train.evaluation_monitors import (
+    CalibrationCounts,
+    Monitors,
+    calibration_error,
+    calibration_errors,
+    monitors,
+    true_entries,
+)
 from services.train.evaluation_report import figures
 from shared.logs import check_keys
 from shared.ontology import ASPECTS, Ontology, propagate_labels, propagate_max
@@ -72,6 +79,23 @@ def test_monitors_equal_dense_arithmetic(ontology: Ontology, data: st.DataObject
     assert keys["mae/val"] == (pytest.approx(np.mean(errors)) if errors else None)
     for taxon in set(groups):
         assert keys[f"mae/per_group/{taxon}"] == pytest.approx(np.mean(np.array(errors)[np.array(groups) == taxon]))
+
+
+@laws
+@given(ontologies(), st.data(), st.integers(0, 4))
+def test_proteins_may_come_some_at_a_time(ontology: Ontology, data: st.DataObject, cut: int) -> None:
+    scores = propagate_max(csr(data.draw(score_matrices(len(ontology)))), ontology)
+    truth = propagate_labels(csr(data.draw(score_matrices(len(ontology))) > 0, np.bool_), ontology)
+    columns, taxa, bits = np.arange(len(ontology)), np.array([9606, 9606, 0, 10090]), np.linspace(0, 3, len(ontology))
+    evaluation, calibration = Evaluation(ontology, bits), CalibrationCounts(ontology)
+    watched = Monitors(ontology, columns)
+    for place in (slice(0, cut), slice(cut, None)):
+        evaluation.add(scores[place], truth[place])
+        calibration.add(scores[place], truth[place])
+        watched.add(scores[place], truth[place], taxa[place])
+    assert metric_keys(evaluation.metrics()) == metric_keys(evaluate(scores, truth, ontology, bits))
+    assert calibration.errors() == calibration_errors(scores, truth, ontology)
+    assert watched.keys() == monitors(scores, truth, ontology, columns=columns, taxa=taxa)
 
 
 def test_figures_are_pictures_with_equal_bytes_for_equal_metrics(tmp_path_factory: pytest.TempPathFactory) -> None:

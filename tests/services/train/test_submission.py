@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from services.train.submission import round_significant, submitted, validate_submission, write_submission
 from shared.config import SubmissionConfig
@@ -56,6 +57,22 @@ def test_every_submission_passes_its_own_rules(
         left_out = rounded[(kept == 0) & (rounded >= config.min_score)]
         assert left_out.max(initial=0) <= rounded[kept > 0].min() or not np.count_nonzero(kept)
         assert np.count_nonzero(kept) == most or not len(left_out)
+
+
+@laws
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.integers(1, 12), st.integers(0, 9))
+def test_the_best_terms_are_those_of_a_full_sort(scores: list[int], most: int, least: int) -> None:
+    """Ties at every place: scores are a few different numbers."""
+    values = np.array(scores) / 12
+    config = SubmissionConfig(max_terms_per_protein=most, min_score=max(0.0001, least / 12))
+    found = submitted(sparse.csr_array(values[None, :]), config).toarray()[0]
+    rounded = np.where(values > 0, round_significant(np.maximum(values, 1e-9), 3), 0)
+    order = np.lexsort((np.arange(len(values)), -rounded))
+    order = order[rounded[order] > 0][:most]
+    enough = [term for term in order if rounded[term] >= config.min_score] or order[:1].tolist()
+    expected = np.zeros(len(values))
+    expected[enough] = rounded[enough]
+    assert found.tolist() == expected.tolist()
 
 
 def test_a_protein_without_any_high_score_keeps_its_best_term(tmp_path: Path) -> None:

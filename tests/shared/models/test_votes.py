@@ -133,6 +133,36 @@ def test_the_taxon_prior_is_its_definition(data: TrainingData, tmp_path: Path, o
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_what_is_counted_once_does_not_depend_on_blocks_or_earlier_folds(data: TrainingData, tmp_path: Path) -> None:
+    rows = np.flatnonzero(data.folds >= 0)
+    other = np.where(data.folds >= 0, (data.folds + np.arange(len(data.folds))) % 3, -1)
+    for make in (homology, lambda data, folder: TaxonFitter().fit(data, rows, fit_context(folder, QUICK))):
+        used = make(data, tmp_path)
+        for folds in (data.folds, other, data.folds):
+            whole = make(data, tmp_path).out_of_fold_logits(data.features, rows, folds)
+            single = [used.out_of_fold_logits(data.features, rows[i : i + 1], folds)[0] for i in range(len(rows))]
+            np.testing.assert_array_equal(single, whole)
+            np.testing.assert_array_equal(
+                used.logits(data.features, rows[:5]), make(data, tmp_path).logits(data.features, rows[:5])
+            )
+
+
+def test_hits_of_some_queries_are_those_hits(data: TrainingData) -> None:
+    hits, rows = data.features.hits, np.array([7, 3, 3, 40])
+    some = hits.among(rows)
+    assert len(some.indptr) == len(rows) + 1
+    for place, row in enumerate(rows):
+        for name in ("target", "bits", "fident", "qcov", "tcov"):
+            np.testing.assert_array_equal(getattr(some, name)[some.of(place)], getattr(hits, name)[hits.of(row)])
+    assert some.queries().tolist() == np.repeat(np.arange(4), np.diff(some.indptr)).tolist()
+    assert hits.among(np.zeros(0, np.int64)).indptr.tolist() == [0]
+
+
+def test_reference_vectors_are_in_a_file(data: TrainingData, tmp_path: Path) -> None:
+    model = KnnFitter().fit(data, np.flatnonzero(data.folds >= 0), fit_context(tmp_path, QUICK))
+    assert isinstance(model.embeddings, np.memmap)
+
+
 def test_renumbered_reference_rows_give_the_same_votes(data: TrainingData, test_part: Features, tmp_path: Path) -> None:
     """What the bundle writer does: number the reference proteins 0..n-1, in hits and in `reference.rows`."""
     model = homology(data, tmp_path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from services.train.models.logreg import PrincipalBasis, sigmoid_in_place
+from services.train.models import logreg
+from services.train.models.logreg import PrincipalBasis, _Held, sigmoid_in_place
 from shared.config.level1 import LogregConfig
 
 EXACT = LogregConfig(l2=1e-3, iterations=2000, tolerance=1e-6)
@@ -83,6 +87,18 @@ def test_fewer_rows_than_columns_give_the_same_model() -> None:
 def test_equal_rows_have_no_direction() -> None:
     inputs, labels = np.ones((8, 20), np.float32), np.tile(np.float32([[1], [0]]), (4, 1))
     assert probabilities(inputs, labels, EXACT) == pytest.approx(0.5)
+
+
+def test_steps_take_their_rows_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, labels = problem(rows=900)
+    whole = probabilities(inputs, labels, EXACT)
+    monkeypatch.setattr(logreg, "ROWS_PER_BLOCK", 64)
+    basis = PrincipalBasis.fit(_Held(inputs), 1024, tmp_path / "components.npy")
+    assert isinstance(basis.inputs, np.memmap)
+    steps: list[None] = []
+    weights, bias = basis.solve(sparse.csr_array(labels), EXACT, after_step=lambda: steps.append(None))
+    np.testing.assert_allclose(expit(inputs @ weights + bias), whole, atol=1e-4)
+    assert 1 < len(steps) <= EXACT.iterations
 
 
 def test_rows_are_asked_for_block_by_block() -> None:

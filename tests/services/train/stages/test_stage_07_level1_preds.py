@@ -276,7 +276,7 @@ def test_labels_of_unknown_proteins_are_refused(tmp_path: Path) -> None:
     folder = Level1Run().write(tmp_path)
     path = folder / "parsed/train_terms.parquet"
     codec = artefact("parsed/train_terms.parquet").codec
-    codec.write(path, codec.read(path).replace({"id": {"P0003": "sp|P0003|X"}}))
+    codec.write(path, codec.read(path).astype({"id": "str"}).replace({"id": {"P0003": "sp|P0003|X"}}))
     with pytest.raises(DataError, match="P0003"):
         run_stage(folder, settings("homology"))
 
