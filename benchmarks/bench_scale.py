@@ -3,7 +3,7 @@
     python -m benchmarks.bench_scale [--proteins N ...] [--work out/bench/scale] [--out benchmarks/results/scale.json]
 
 Every stage runs in a process of its own, so that its peak memory is its own. Stage 6 is replaced by one that draws
-vectors around a centre per family. Nine tenths of the proteins are train, one tenth is test. Sizes that are already
+vectors around a centre per family. Nine tenths of the proteins are train, one tenth is test. Sizes that are wholly
 in the output are kept; `--again` measures them anew. Finished stages of an interrupted size are skipped.
 
 Two limits are judged, and the last line is PASS n/m or FAIL n/m: what the stage and its child processes hold at once
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = json.loads(chosen.out.read_bytes()) if chosen.out.is_file() else {}
     sizes = before["sizes"] if before.get("settings") == settings else {}  # others compare with nothing
     for count in chosen.proteins:
-        if str(count) in sizes and not chosen.again:
+        if set(STAGES) <= set(sizes.get(str(count), ())) and not chosen.again:
             continue
         folder = chosen.work / str(count)
         sizes[str(count)] = measure_size(count, folder, chosen_settings, chosen.threads, chosen.limit_gb)
