@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from services.train.data.sampling import SAMPLERS
 from services.train.data.weights import WEIGHTS
 from services.train.models.base import FitContext, Targets, TrainingData
+from services.train.models.descent import descend
 from services.train.models.targets import Entries, MaskedLoss, known_labels, learnable_terms, prior_logits
-from services.train.models.training import build, train
+from services.train.models.training import build
 from shared.config.cnn import CnnConfig
 from shared.models.features import IntArray
 from shared.nn.cnn import MASK, CnnModel, CnnNetwork, pad, tokens_of
@@ -55,23 +55,7 @@ class CnnFitter:
             embedded = network.embed(tokens.to(context.device))
             return masked(network(embedded, present.to(context.device)), batch)
 
-        with context.progress("training", options.epochs * len(rows), "protein") as bar:
-            train(
-                network,
-                loss_of_batch,
-                rows,
-                policy=config.training,
-                epochs=options.epochs,
-                batch_size=options.batch_size,
-                learning_rate=options.learning_rate,
-                seed=seed,
-                context=context,
-                model=self.name,
-                order=lambda chosen, order: SAMPLERS[config.sampling](chosen, data.clusters, order),
-                validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
-                draws=generator,
-                after_step=bar.advance,
-            )
+        descend(network, loss_of_batch, data, rows, context, options=options, model=self.name, draws=generator)
         network.heads.set_constant(~learnable_terms(data, rows, config.min_positives), priors)
         return CnnModel(network.cpu(), data.terms)
 

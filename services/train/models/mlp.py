@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 
-from services.train.data.sampling import SAMPLERS
 from services.train.data.weights import WEIGHTS
 from services.train.models.base import FitContext, Targets, TrainingData
+from services.train.models.descent import descend
 from services.train.models.logreg import fit_space
 from services.train.models.targets import Entries, MaskedLoss, known_labels, learnable_terms, prior_logits
-from services.train.models.training import build, train
+from services.train.models.training import build
 from shared.models.features import IntArray
 from shared.nn.heads import MlpModel, MlpNetwork, raw_blocks
 from shared.ontology import ASPECTS
@@ -54,22 +53,7 @@ class MlpFitter:
         def loss_of_batch(batch: IntArray) -> torch.Tensor:
             return masked(network.fitted(raw_blocks(space, data.features, batch, context.device)), batch)
 
-        with context.progress("training", options.epochs * len(rows), "protein") as bar:
-            train(
-                network,
-                loss_of_batch,
-                rows,
-                policy=config.training,
-                epochs=options.epochs,
-                batch_size=options.batch_size,
-                learning_rate=options.learning_rate,
-                seed=config.training.seed,
-                context=context,
-                model=self.name,
-                order=lambda chosen, generator: SAMPLERS[config.sampling](chosen, data.clusters, generator),
-                validation_rows=np.flatnonzero(data.folds == context.fold) if context.fold >= 0 else None,
-                after_step=bar.advance,
-            )
+        descend(network, loss_of_batch, data, rows, context, options=options, model=self.name)
         network.heads.set_constant(~learnable_terms(data, rows, config.min_positives, entries), priors)
         return MlpModel(network.cpu(), space, data.terms)
 
