@@ -50,6 +50,9 @@ class History:
     most_waiting: int = 0
     looks: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    # One look at a time, from its first read to its last comparison: the watcher and `settle` look at once, and what
+    # one read before the other's newer reading would seem to go back in time.
+    looking: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, key: str, job_id: str) -> None:
         """The service acknowledged a job under a key."""
@@ -64,6 +67,10 @@ class History:
 
     def look(self, queue: JobQueue, out: Path) -> None:
         """Compare what the queue and the volume say now with what they said before."""
+        with self.looking:
+            self._look(queue, out)
+
+    def _look(self, queue: JobQueue, out: Path) -> None:
         try:
             waiting = queue.stats().waiting
             jobs = [queue.get(job_id) for job_id in list(self.acknowledged)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.xai_worker.folder import write_result
-from services.xai_worker.queue.base import JobState
+from services.xai_worker.queue.base import JobRecord, JobState
 from tests.chaos.history import RUN_ID, History, asked
 from tests.fakes.memory_queue import MemoryQueue
 
@@ -139,6 +140,30 @@ def test_a_history_without_fault_holds(story: Story) -> None:
     verdict = story.history.check(story.queue, story.out, story.audit)
     verdict.hold()
     assert verdict.acknowledged == 2
+
+
+def test_two_lookers_at_once_see_nothing_go_back(story: Story) -> None:
+    """What the first has read and not yet compared, the second must not overtake."""
+    job_id = story.submit("l")
+    has_read, overtaken = threading.Event(), threading.Event()
+
+    class Slow(MemoryQueue):
+        def get(self, wanted: str) -> JobRecord:
+            found = story.queue.get(wanted)
+            if wanted == job_id:
+                has_read.set()
+                overtaken.wait(0.3)
+            return found
+
+    first = threading.Thread(target=lambda: story.history.look(Slow(), story.out))
+    first.start()
+    assert has_read.wait(10)
+    story.queue.begin(job_id)
+    story.history.look(story.queue, story.out)
+    overtaken.set()
+    first.join()
+    assert story.history.broken == []
+    assert story.history.seen[job_id].state is JobState.RUNNING
 
 
 @pytest.mark.parametrize("breaks", BREAKS, ids=lambda breaks: breaks.__name__)
