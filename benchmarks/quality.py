@@ -1,9 +1,9 @@
 """`make quality`: run a dataset, write its quality page, and hold the figures to gates.
 
-    python -m benchmarks.quality --data medium|tiny [--ablations] [--set A.B=C]
+    python -m benchmarks.quality --data medium|tiny [--preset NAME] [--ablations] [--set A.B=C]
 
-The run is `out/quality-<data>`; finished stages are skipped. `--ablations` also runs it once per modality
-without that modality. The last line is `PASS n/m`, or `FAIL n/m: names` with exit 1.
+The run is `out/quality-<data>`, with `-<preset>` behind it where one is named; finished stages are skipped.
+`--ablations` also runs it once per modality without that modality. The last line is `PASS n/m`, or `FAIL n/m: names` with exit 1.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gates import Gate, report
+from shared.config.files import preset_names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -27,16 +29,30 @@ LEAST_TEST = {"medium": {"MF": 0.44, "BP": 0.26, "CC": 0.45}}  # without downloa
 GOALS = {"medium": {"MF": 0.47, "BP": 0.27, "CC": 0.46}}
 LARGEST_ECE = 0.05
 BASELINES = {"medium": {"mmseqs_knn": "baselines/medium/pred_mmseqs_knn.tsv.gz"}, "tiny": {}}
-# What a run without the modality is given; models that would read nothing else are left out.
-ABLATIONS: Mapping[str, Sequence[str]] = {
-    "esm2": ("embed.esm2=null",),
-    "t5": ("embed.t5=null",),
-    "homology": ('level1.models=["taxon","knn","logreg","mlp","cnn"]', "submission.rare_terms=none"),
-    "sequence": ('level1.models=["homology","taxon","knn","logreg","mlp"]',),
-    "taxon": (
-        'level1.models=["homology","knn","logreg","mlp","cnn"]',
-        "level1.min_taxon_proteins=1000000000",
-        "level1.homology.taxon_weight=1000000000",
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """What a run without a modality leaves out."""
+
+    models: frozenset[str] = frozenset()  # that would read nothing else
+    keys: tuple[str, ...] = ()
+
+    def sets(self, models: Sequence[str]) -> list[str]:
+        """Values for `--set` beside a run with these level-1 models; none where it has nothing of the modality."""
+        left = [name for name in models if name not in self.models]
+        if self.models and len(left) == len(models):
+            return []
+        return [*self.keys, *([f"level1.models={json.dumps(left)}"] if self.models else [])]
+
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "esm2": Ablation(keys=("embed.esm2=null",)),
+    "t5": Ablation(keys=("embed.t5=null",)),
+    "homology": Ablation(frozenset({"homology"}), ("submission.rare_terms=none",)),
+    "sequence": Ablation(frozenset({"cnn"})),
+    "taxon": Ablation(
+        frozenset({"taxon"}), ("level1.min_taxon_proteins=1000000000", "level1.homology.taxon_weight=1000000000")
     ),
 }
 
@@ -45,25 +61,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, measure, judge; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="Quality of a dataset's run.")
     parser.add_argument("--data", choices=sorted(BASELINES), default="medium")
+    parser.add_argument("--preset", choices=preset_names(), help="laid over the config; configs/presets/")
     parser.add_argument("--ablations", action="store_true", help="also run without each modality in turn")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="A.B=C")
     parser.add_argument("--out", default="out")
     chosen = parser.parse_args(arguments)
-    run_id = f"quality-{chosen.data}"
+    run_id = "-".join(filter(None, ["quality", chosen.data, chosen.preset]))
     sets = [f"paths.out={chosen.out}", *chosen.sets]
-    manifest = train(chosen.data, run_id, sets, chosen.out)
+
+    def run(name: str, keys: Sequence[str] = ()) -> Path:
+        return train(chosen.data, chosen.preset, name, [*sets, *keys], chosen.out)
+
+    manifest = run(run_id)
     ablations = {}
     if chosen.ablations:
-        for name, keys in ABLATIONS.items():
-            ablations[name] = train(chosen.data, f"{run_id}-without-{name}", [*sets, *keys], chosen.out)
+        models = json.loads((manifest.parent / "config_resolved.json").read_bytes())["level1"]["models"]
+        left_out = {name: ablation.sets(models) for name, ablation in ABLATIONS.items()}
+        ablations = {name: run(f"{run_id}-without-{name}", keys) for name, keys in left_out.items() if keys}
     document = measure(manifest, chosen.data, ablations)
     print(f"page: {manifest.parent / 'quality' / 'index.html'}")
     return report(list(gates(document, chosen.data)))
 
 
-def train(data: str, run_id: str, sets: Sequence[str], out: str) -> Path:
+def train(data: str, preset: str | None, run_id: str, sets: Sequence[str], out: str) -> Path:
     """Bring the run up to date; its manifest."""
     options = [word for key in (f"run_id={run_id}", *sets) for word in ("--set", key)]
+    options += ["--preset", preset] if preset else []
     call(["services.train", "run", "--config", f"configs/{data}.yaml", *options])
     return REPOSITORY / out / run_id / "manifest.json"
 
