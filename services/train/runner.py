@@ -16,13 +16,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from services.train.peak import peak_bytes, reset_peak
-from services.train.stage import Stage, StageContext
+from services.train.stage import Earlier, Stage, StageContext, none_earlier
 from services.train.team import ALONE, Team
 from shared.atomic import fsync_path, publish, write_json
 from shared.checkpoint import Checkpoint, Output
@@ -176,8 +176,8 @@ class Runner:
         resumed = any((self.run_folder / ".work").glob(f"{stage.id}-*"))
         reset_peak()
         begun = time.monotonic()
-        checkpoint = self._execute(stage, inputs)
-        if not resumed:  # else a part was paid for earlier
+        checkpoint, taken = self._execute(stage, inputs, afresh=again)
+        if not resumed and not taken:  # else a part was paid for earlier
             self.log.cost(stage.id, time.monotonic() - begun, peak_bytes())
         self.checkpoints[stage.id] = checkpoint
         self._push(checkpoint)
@@ -270,7 +270,8 @@ class Runner:
         if push.objects:
             self.log.event(f"  pushed {push.objects} objects, {push.bytes} bytes to {self.store.url}")
 
-    def _execute(self, stage: Stage, inputs: Mapping[str, str]) -> Checkpoint:
+    def _execute(self, stage: Stage, inputs: Mapping[str, str], *, afresh: bool) -> tuple[Checkpoint, list[str]]:
+        """Run a stage; its checkpoint, and what it took from an earlier run, which is nothing if `afresh`."""
         wanted = fingerprint(stage, inputs)
         staging = self.run_folder / ".staging" / stage.id
         work = self.run_folder / ".work" / f"{stage.id}-{wanted[:16]}"
@@ -279,7 +280,9 @@ class Runner:
         try:
             staging.mkdir(parents=True)
             work.mkdir(parents=True, exist_ok=True)
-            stage.run(self.context(stage, staging, work))
+            ctx = self.context(stage, staging, work)
+            earlier = none_earlier if afresh else lambda: self._earlier(stage)
+            stage.run(replace(ctx, digests=inputs, earlier=earlier))
             checkpoint = self._commit(stage, inputs, staging, started)
         except OSError as error:
             raise from_os_error(error, f"{stage.id}: {error.filename or self.run_folder}") from error
@@ -290,7 +293,23 @@ class Runner:
         for leftover in (self.run_folder / ".work").glob(f"{stage.id}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(staging, ignore_errors=True)
-        return checkpoint
+        return checkpoint, ctx.taken
+
+    def _earlier(self, stage: Stage) -> Iterator[Earlier]:
+        """The stage as this run and those beside it have finished it, the newest first."""
+        record = checkpoint_path(Path(), stage.id)
+        ages = {}
+        for path in self.run_folder.parent.glob(f"*/{record}"):
+            with suppress(OSError):  # removed meanwhile
+                ages[path.resolve()] = path.stat().st_mtime
+        for path in sorted(ages, key=lambda found: (-ages[found], found)):
+            try:
+                found = parse_checkpoint(path.read_bytes(), where=str(path))
+            except (OSError, IntegrityError):
+                continue
+            if found.stage == stage.id and found.version == stage.version:
+                outputs = {output.path: output.sha256 for output in found.outputs}
+                yield Earlier(path.parents[1], found.inputs, outputs)
 
     def context(self, stage: Stage, staging: Path, work: Path) -> StageContext:
         """What `stage.run` gets."""

@@ -8,8 +8,9 @@ output. A stage whose fits several processes share has a `join` beside it. Bump 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,7 @@ from shared.errors import MissingInput
 from shared.logs import Logger
 from shared.progress import Progress, progress
 
+COPIED_AT_ONCE = 1 << 20  # bytes
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -58,6 +60,35 @@ def always(*paths: str) -> Outputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """The same stage, of the same version, as a run under the same `paths.out` has finished it."""
+
+    run_folder: Path
+    inputs: Mapping[str, str]  # what its fingerprint was made from
+    outputs: Mapping[str, str]  # run-relative path -> sha256
+
+    def copy(self, path: str, target: Path) -> bool:
+        """Copy an output that still has the bytes which the run recorded; else nothing is there, and False."""
+        digest = hashlib.sha256()
+        try:
+            with (self.run_folder / path).open("rb") as source, target.open("wb") as file:
+                while block := source.read(COPIED_AT_ONCE):
+                    digest.update(block)
+                    file.write(block)
+        except FileNotFoundError:
+            return False
+        if digest.hexdigest() == self.outputs.get(path):
+            return True
+        target.unlink()
+        return False
+
+
+def none_earlier() -> Iterable[Earlier]:
+    """What a context has outside a runner."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
 class StageContext:
     """What `run` may touch: declared inputs, declared outputs, declared settings, a resumable work folder.
 
@@ -78,6 +109,9 @@ class StageContext:
     output_paths: frozenset[str]
     log: Logger = field(repr=False)
     team: Team = ALONE
+    digests: Mapping[str, str] = field(default_factory=dict)  # of everything that the stage's fingerprint holds
+    earlier: Callable[[], Iterable[Earlier]] = none_earlier
+    taken: list[str] = field(default_factory=list)  # what `run` took from an earlier one: it cost nothing now
 
     def settings(self, kind: type[SectionT]) -> SectionT:
         """The config section of a declared kind."""

@@ -11,6 +11,7 @@ import pytest
 from scipy import sparse
 
 from services.train.models.base import Fitter, TrainingData
+from services.train.models.reuse import own_config, own_features
 from services.train.models.targets import learnable_terms, prior_logits
 from shared.models.base import LOGIT_LIMIT, Level1Model, VoteModel
 from shared.models.features import Features
@@ -74,7 +75,10 @@ class Level1Contract:
     def model(
         cls, fitter: Fitter, data: TrainingData, rows: np.ndarray, tmp_path_factory: pytest.TempPathFactory
     ) -> Level1Model:
-        return fitter.fit(data, rows, fit_context(tmp_path_factory.mktemp("fit"), fold=cls.FOLD))
+        """Given only what the fitter declares; `test_a_second_fit_is_bit_identical` is given everything."""
+        seen = replace(data, features=own_features(data.features, fitter.name))
+        config = own_config(QUICK, fitter.name)
+        return fitter.fit(seen, rows, fit_context(tmp_path_factory.mktemp("fit"), config, fold=cls.FOLD))
 
     def test_is_a_level1_model_of_its_kind(self, fitter: Fitter, model: Level1Model) -> None:
         assert isinstance(model, Level1Model)

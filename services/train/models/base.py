@@ -65,6 +65,8 @@ class Fitter(Protocol):
 
     name: ClassVar[str]
     settings: ClassVar[str]  # its section of `level1`; variants of a model share one
+    sections: ClassVar[tuple[str, ...]]  # all that it reads; of others it is given None
+    modalities: ClassVar[tuple[str, ...]]  # of `Features.dense`, likewise
     votes: ClassVar[bool]  # fitted once on all fit rows (VoteModel), else once per fold
     targets: ClassVar[Targets]  # what a loss reads
 

@@ -24,6 +24,8 @@ class CnnFitter:
 
     name: ClassVar[str] = "cnn"
     settings: ClassVar[str] = "cnn"
+    sections: ClassVar[tuple[str, ...]] = ("cnn",)
+    modalities: ClassVar[tuple[str, ...]] = ()
     votes: ClassVar[bool] = False
     targets: ClassVar[Targets] = "raw"
 

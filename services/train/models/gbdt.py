@@ -26,6 +26,8 @@ class GbdtFitter:
 
     name: ClassVar[str] = "gbdt"
     settings: ClassVar[str] = "gbdt"
+    sections: ClassVar[tuple[str, ...]] = ("gbdt", "homology")
+    modalities: ClassVar[tuple[str, ...]] = ()
     votes: ClassVar[bool] = False
     targets: ClassVar[Targets] = "raw"
 

@@ -15,6 +15,8 @@ class HomologyFitter:
 
     name: ClassVar[str] = "homology"
     settings: ClassVar[str] = "homology"
+    sections: ClassVar[tuple[str, ...]] = ("homology",)
+    modalities: ClassVar[tuple[str, ...]] = ()
     votes: ClassVar[bool] = True
     targets: ClassVar[Targets] = "raw"
 

@@ -11,7 +11,7 @@ from services.train.models.reference import make_reference
 from services.train.models.saved import mapped_array
 from shared.errors import MissingInput
 from shared.models.feature_space import FeatureSpace
-from shared.models.features import IntArray
+from shared.models.features import MODALITIES, IntArray
 from shared.models.knn import Knn
 from shared.nn.transforms import row_blocks
 
@@ -23,6 +23,8 @@ class KnnFitter:
 
     name: ClassVar[str] = "knn"
     settings: ClassVar[str] = "knn"
+    sections: ClassVar[tuple[str, ...]] = ("knn",)
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
     votes: ClassVar[bool] = True
     targets: ClassVar[Targets] = "raw"
 

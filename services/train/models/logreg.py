@@ -41,9 +41,10 @@ class LogregFitter:
 
     name: ClassVar[str] = "logreg"
     settings: ClassVar[str] = "logreg"
+    sections: ClassVar[tuple[str, ...]] = ("logreg",)
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
     votes: ClassVar[bool] = False
     targets: ClassVar[Targets] = "raw"
-    modalities: ClassVar[tuple[str, ...]] = MODALITIES
 
     def fit(self, data: TrainingData, rows: IntArray, context: FitContext) -> Logreg:
         """Fit on `rows`.

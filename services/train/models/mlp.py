@@ -12,7 +12,7 @@ from services.train.models.descent import descend
 from services.train.models.logreg import fit_space
 from services.train.models.targets import Entries, MaskedLoss, known_labels, learnable_terms, prior_logits
 from services.train.models.training import build
-from shared.models.features import IntArray
+from shared.models.features import MODALITIES, IntArray
 from shared.nn.heads import MlpModel, MlpNetwork, raw_blocks
 from shared.ontology import ASPECTS
 
@@ -22,6 +22,8 @@ class MlpFitter:
 
     name: ClassVar[str] = "mlp"
     settings: ClassVar[str] = "mlp"
+    sections: ClassVar[tuple[str, ...]] = ("mlp",)
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
     votes: ClassVar[bool] = False
     targets: ClassVar[Targets] = "raw"
 

@@ -15,6 +15,8 @@ class TaxonFitter:
 
     name: ClassVar[str] = "taxon"
     settings: ClassVar[str] = "taxon"
+    sections: ClassVar[tuple[str, ...]] = ("taxon",)
+    modalities: ClassVar[tuple[str, ...]] = ()
     votes: ClassVar[bool] = True
     targets: ClassVar[Targets] = "raw"
 

@@ -3,7 +3,8 @@
 A model that learns is fitted once per fold, on the other folds' rows, and scores its own fold; the
 validation and the test proteins get the mean of the folds' logits. A vote is made once, over all rows
 of the fit, and leaves a query's own fold out. A finished fit is kept in the work folder with its
-logits, so that a killed run goes on with the next one.
+logits, so that a killed run goes on with the next one; a model that an earlier run has fitted on the same with the
+same settings is taken from it (models.reuse).
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from services.train.models.inputs import (
     load_training_data,
 )
 from services.train.models.monitors import monitor
+from services.train.models.reuse import fitted_with, model_outputs, own_config, own_features, take_over
 from services.train.models.saved import WHOLE, join_parts, record_path, weights_path, write_logits, write_torch
 from services.train.models.targets import positives, qualified_terms
 from services.train.models.training import torch_threads
 from services.train.stage import Stage, StageContext, always
 from services.train.team import ALONE
-from shared.artefacts import JSON, NPZ, stored_arrays
+from shared.artefacts import JSON, NPZ, artefact, stored_arrays
 from shared.atomic import atomic_path, write_json
 from shared.config import Config, Level1Config, TransformConfig
 from shared.models.base import LOGIT_LIMIT, Level1Model, VoteModel
@@ -50,10 +52,7 @@ TERMS = "features/level1_terms.json"
 
 def outputs(config: Config) -> tuple[str, ...]:
     """Term order, and per model: two matrices, arrays and a record."""
-    per_model = [
-        (f"features/oof_{name}.npy", f"features/test_pred_{name}.npy", weights_path(name), record_path(name))
-        for name in model_names(config.level1)
-    ]
+    per_model = [model_outputs(name) for name in model_names(config.level1)]
     return (TERMS, *(path for paths in per_model for path in paths))
 
 
@@ -69,6 +68,11 @@ class Proteins:
     data: TrainingData
     test: Features
     splits: Splits
+
+    def seen_by(self, name: str) -> Proteins:
+        """What one model may read of them."""
+        data = replace(self.data, features=own_features(self.data.features, name))
+        return Proteins(data, own_features(self.test, name), self.splits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,9 @@ def run(ctx: StageContext) -> None:
         proteins = load_proteins(ctx, config)
         write_terms(ctx, config, proteins)
         names = model_names(config)
-        fits = {name: list_fits(ctx, name, proteins.splits) for name in names}
-        everything = [fit for name in names for fit in fits[name]]
+        to_fit = [name for name in names if not take_over(ctx, config, name)]
+        fits = {name: list_fits(ctx, name, proteins.splits) for name in to_fit}
+        everything = [fit for name in to_fit for fit in fits[name]]
         done = sum(fit.record.is_file() for fit in everything)
         with ctx.progress("fits", len(everything), "fit", done) as bar:
             for fit in everything:
@@ -130,8 +135,10 @@ def run(ctx: StageContext) -> None:
                     bar.advance()
         with ctx.progress("matrices", len(names), "model") as bar:
             for name in names:
-                write_model(ctx, config, name, fits[name])
-                write_matrices(ctx, name, fits[name], proteins)
+                if name in fits:
+                    write_model(ctx, config, name, fits[name])
+                    write_matrices(ctx, name, fits[name], proteins)
+                log_quality(ctx, name, proteins)
                 bar.advance()
 
 
@@ -202,6 +209,7 @@ def list_fits(ctx: StageContext, name: str, splits: Splits) -> list[Fit]:
 
 def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Proteins) -> None:
     """Fit one model, predict with it, and keep both in the fit's folder; the record comes last."""
+    proteins = proteins.seen_by(fit.name)
     data, splits = proteins.data, proteins.splits
     if MEMBERS[fit.name].is_torch:
         ctx.team.call(ctx.stage.id, fit.call)
@@ -232,7 +240,7 @@ def make_fit(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Protei
 def fit_model(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Proteins) -> Level1Model:
     """Fit one model; what torch fits is the whole team's."""
     context = FitContext(
-        config=config,
+        config=own_config(config, fit.name),
         transform=ctx.settings(TransformConfig),
         device=str(resolve_device(ctx.device)),
         threads=ctx.threads,
@@ -243,7 +251,7 @@ def fit_model(ctx: StageContext, config: Level1Config, fit: Fit, proteins: Prote
         team=ctx.team if MEMBERS[fit.name].is_torch else ALONE,
         progress=lambda what, total, unit: ctx.progress(f"{fit.title} {what}", total, unit),
     )
-    return MODELS[fit.name].fit(proteins.data, fit_rows_of(proteins.splits, fit.fold), context)
+    return MODELS[fit.name].fit(proteins.seen_by(fit.name).data, fit_rows_of(proteins.splits, fit.fold), context)
 
 
 def own_logits(model: Level1Model, data: TrainingData, rows: IntArray) -> FloatArray:
@@ -280,7 +288,14 @@ def write_model(ctx: StageContext, config: Level1Config, name: str, fits: Sequen
     parts = {fit.part: read_record(fit) for fit in fits}
     ctx.write(
         record_path(name),
-        {"name": name, "kind": MEMBERS[name].kind, "votes": MODELS[name].votes, "options": options, "parts": parts},
+        {
+            "name": name,
+            "kind": MEMBERS[name].kind,
+            "votes": MODELS[name].votes,
+            "options": options,
+            "settings": fitted_with(config, name),
+            "parts": parts,
+        },
     )
 
 
@@ -290,7 +305,7 @@ def read_record(fit: Fit) -> Any:
 
 
 def write_matrices(ctx: StageContext, name: str, fits: Sequence[Fit], proteins: Proteins) -> None:
-    """Write the model's two matrices, row block by row block, and log how well the held-out rows are met."""
+    """Write the model's two matrices, row block by row block."""
     data, splits = proteins.data, proteins.splits
     train = ctx.create_array(f"features/oof_{name}.npy", (len(data.features), len(data.terms)), "float16")
     for fit in fits:
@@ -302,6 +317,13 @@ def write_matrices(ctx: StageContext, name: str, fits: Sequence[Fit], proteins: 
     test = ctx.create_array(f"features/test_pred_{name}.npy", (len(proteins.test), len(data.terms)), "float16")
     for place, values in mean_logits(fits, "test"):
         test[place] = values
+
+
+def log_quality(ctx: StageContext, name: str, proteins: Proteins) -> None:
+    """Log how well the model's scores of held-out rows are met."""
+    data, splits = proteins.data, proteins.splits
+    path = f"features/oof_{name}.npy"
+    train = artefact(path).codec.read(ctx.output(path))
     ctx.log.step(
         monitor(train, data, splits, ctx.settings(Level1Config).min_taxon_proteins), stage=ctx.stage.id, model=name
     )

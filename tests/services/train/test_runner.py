@@ -159,6 +159,56 @@ def test_only_and_from_stage(tmp_path) -> None:
         runner(tmp_path).run(Selection(only="third"))
 
 
+def lender(found: list[list[str]]):
+    """The pipeline; its first stage notes which runs it may take from, and copies what the newest has."""
+
+    def run(ctx: StageContext) -> None:
+        earlier = list(ctx.earlier())
+        found.append([item.run_folder.name for item in earlier])
+        assert ctx.digests["config:text"]
+        if earlier and all(earlier[0].copy(path, ctx.output(path)) for path in sorted(ctx.output_paths)):
+            ctx.taken.append("text")
+        else:
+            fake.FIRST.run(ctx)
+
+    return (fake.with_run(fake.FIRST, run), fake.SECOND)
+
+
+def test_a_stage_may_take_from_runs_beside_it_the_newest_first_unless_it_is_asked_for_again(tmp_path) -> None:
+    found: list[list[str]] = []
+    stages = lender(found)
+    for number, name in enumerate(("a", "b")):
+        runner(tmp_path / name, stages=stages).run()
+        os.utime(checkpoint_path(tmp_path / name, "first"), (number, number))
+    runner(tmp_path / "c", stages=stages).run()
+    runner(tmp_path / "c", stages=stages).run(Selection(from_stage="first"))
+    assert found == [[], ["a"], ["b", "a"], []]
+    assert fake.CALLS == ["first", "second", "second", "second", "first", "second"]
+    assert (tmp_path / "a/external/text_manifest.json").read_bytes() == (
+        tmp_path / "b/external/text_manifest.json"
+    ).read_bytes()
+
+
+def test_another_version_and_a_damaged_checkpoint_lend_nothing(tmp_path) -> None:
+    found: list[list[str]] = []
+    runner(tmp_path / "a", stages=[dataclasses.replace(fake.FIRST, version=9), fake.SECOND]).run()
+    runner(tmp_path / "b").run()
+    checkpoint_path(tmp_path / "b", "first").write_text("{")
+    runner(tmp_path / "c", stages=lender(found)).run()
+    assert found == [[]]
+
+
+def test_what_was_taken_is_no_measurement_of_cost(tmp_path) -> None:
+    stages = lender([])
+    for name in ("a", "b"):
+        log = Logger(tmp_path / name / "logs", quiet=True)
+        Runner(stages, Config(), tmp_path / name, MemoryStore(), log).run()
+    costs = {name: (tmp_path / name / "logs/costs.jsonl").read_text() for name in ("a", "b")}
+    assert '"first"' in costs["a"]
+    assert '"first"' not in costs["b"]
+    assert '"second"' in costs["b"]
+
+
 def test_plan_says_what_and_why_and_does_nothing(tmp_path) -> None:
     store = MemoryStore()
     plan = runner(tmp_path, store=store).plan()

@@ -192,7 +192,8 @@ def test_a_killed_run_goes_on_with_the_next_fit(folder: Path, staging: Path, mon
     fitted: list[int] = []
 
     class Dying:
-        name, votes, settings, targets = fitter.name, fitter.votes, fitter.settings, fitter.targets
+        name, votes, targets = fitter.name, fitter.votes, fitter.targets
+        settings, sections, modalities = fitter.settings, fitter.sections, fitter.modalities
 
         def fit(self, data, rows, context):
             if context.fold == 3 and fitted.count(3) == 0:
