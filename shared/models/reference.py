@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from shared.models.base import LOGIT_LIMIT, logit
+from shared.models.base import LOGIT_LIMIT
 from shared.models.features import FloatArray, IntArray
 
 ASPECT_COUNT = 3
@@ -132,10 +132,10 @@ class Reference:
         share = (votes + np.float32(prior_weight) * base) / np.maximum(
             voters + np.float32(prior_weight), np.finfo(np.float32).tiny
         )
-        limited: FloatArray = np.clip(logit(np.where(voters > 0, share, base)), -LOGIT_LIMIT, LOGIT_LIMIT).astype(
-            np.float32
-        )
-        return limited
+        scores: FloatArray = np.where(voters > 0, share, base).astype(np.float32, copy=False)
+        with np.errstate(divide="ignore"):  # the logits of 0 and 1 are beyond the limit
+            logits: FloatArray = np.log(scores / (1 - scores))
+        return np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT, out=logits)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Every array by name, all starting with `reference.`."""

@@ -17,7 +17,7 @@ import torch
 from shared.compiled import compiled
 from shared.models.features import FloatArray, IntArray
 
-REFERENCE_ROWS = 4096
+REFERENCE_ROWS = 2048  # whose buffers, used again for each block, stay in the cache
 CANDIDATES = 64  # per query; more of them make the short cut longer than the way
 
 Excluded = Callable[[slice, IntArray], npt.NDArray[np.bool_]]
@@ -86,15 +86,20 @@ def _certified(
     narrow = single.bfloat16()
     query_error = (single - narrow.float()).norm(dim=1).numpy()
     reference_error = 0.0
+    rows = min(REFERENCE_ROWS, len(reference))
+    wide, half = torch.empty(rows, reference.shape[1]), torch.empty(rows, reference.shape[1], dtype=torch.bfloat16)
+    product, similar = torch.empty(len(queries), rows, dtype=torch.bfloat16), torch.empty(len(queries), rows)
     for place in _blocks(len(reference)):
-        block = torch.from_numpy(np.ascontiguousarray(reference[place]))
-        narrow_block = block.bfloat16()
+        held = place.stop - place.start
+        block = wide[:held].copy_(torch.from_numpy(np.ascontiguousarray(reference[place])))
+        narrow_block = half[:held].copy_(block)
         # float16 has three bits more, so that the difference is exact in float32.
-        reference_error = max(reference_error, float((block.float() - narrow_block.float()).norm(dim=1).max()))
-        similar = torch.mm(narrow, narrow_block.t()).float().numpy()
+        rounding = torch.linalg.vector_norm(block.sub_(narrow_block), dim=1)
+        reference_error = max(reference_error, float(rounding.max()))
+        scores = similar[:, :held].copy_(torch.mm(narrow, narrow_block.t(), out=product[:, :held])).numpy()
         if excluded is not None:
-            similar[excluded(place, every)] = -np.inf
-        keep_best(similar, place.start, position, rough)
+            scores[excluded(place, every)] = -np.inf
+        keep_best(scores, place.start, position, rough)
     # |q.r - q'.r'| <= |q - q'| |r| + |q'| |r - r'| for vectors of at most unit length, 1e-3 above it for
     # roundings of the lengths themselves; then the score's own rounding, on both sides of the comparison.
     error = 1.001 * (query_error + reference_error) + 1e-5
@@ -106,7 +111,7 @@ def _certified(
     for query in np.flatnonzero(complete):
         found = position[query, (rough[query] >= limit[query]) & ~np.isneginf(rough[query])]
         found.sort()
-        true = np.einsum("cd,d->c", reference[found].astype(np.float32), queries[query])
+        true = np.einsum("cd,d->c", torch.from_numpy(reference[found]).float().numpy(), queries[query])
         order = np.argsort(-true, kind="stable")[:count]
         best[query, : len(order)], cosine[query, : len(order)] = found[order], true[order]
     return best, cosine, complete
