@@ -18,7 +18,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -31,6 +30,7 @@ from shared.fasta_scan import (
     HEADER,
     HEADER_END,
     LINES,
+    LONGEST_ID,
     NAME,
     NAME_END,
     RESIDUES_END,
@@ -42,13 +42,12 @@ from shared.fasta_scan import RESIDUES as RESIDUES_START
 
 RESIDUES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # every letter: 20 amino acids, U, O, and the ambiguity codes B, J, X, Z
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_ID_LENGTH = 100
+MAX_ID_LENGTH = LONGEST_ID
 
 _SPACE = b" \t\r\n\v\f"
 _LEGAL = RESIDUES.encode()
 _TAXON = re.compile(r"(?:^|\s)OX=(\d+)(?=\s|$)")
 _ID = re.compile(rf"[A-Za-z0-9_][\x21-\x2e\x30-\x5b\x5d-\x7e]{{0,{MAX_ID_LENGTH - 1}}}")  # no slash: ids name files
-_IDS = re.compile(rf"(?:{_ID.pattern}\n)+")
 _CAPITALS = np.zeros(256, np.uint8)
 _CAPITALS[list(_LEGAL)] = _CAPITALS[list(_LEGAL.lower())] = list(_LEGAL)
 _PART = 1 << 20  # bytes of a file that are cut into records at a time
@@ -170,6 +169,7 @@ def _read_at_once(path: Path) -> list[FastaRecord] | None:
     The reader of lines then reads it, or names the line that is wrong.
     """
     records: list[FastaRecord] = []
+    ids: list[str] = []
     line = 1
     try:
         with uncollected():
@@ -181,17 +181,22 @@ def _read_at_once(path: Path) -> list[FastaRecord] | None:
                 if found < 0:
                     return None
                 rows = rows[:found]
-                records += _records(part, rows, residues[: rows[-1, RESIDUES_END]].tobytes().decode("ascii"), line)
+                sequences = residues[: rows[-1, RESIDUES_END]].tobytes().decode("ascii")
+                found_ids, found_records = _records(part, rows, sequences, line)
+                ids += found_ids
+                records += found_records
                 line += int(rows[:, LINES].sum())
     except (EOFError, zlib.error, OSError, UnicodeDecodeError, ValueError):
         return None
-    ids = list(map(attrgetter("id"), records))
-    good = _IDS.fullmatch("\n".join([*ids, ""])) is not None and len(set(ids)) == len(ids)
-    return records if good else None
+    return records if len(set(ids)) == len(ids) else None
 
 
-def _records(part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int) -> list[FastaRecord]:
-    """What `scan` found; what it did not understand is read here."""
+def _records(part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int) -> tuple[list[str], list[FastaRecord]]:
+    """The ids and records that `scan` found; a header that it did not understand is read here.
+
+    Raises:
+        ValueError: an id that is none.
+    """
     text = part.decode("latin-1")  # one character for each byte, so that places stay what they are
     columns = {name: rows[:, name].tolist() for name in (NAME, NAME_END, TAXON, RESIDUES_START, RESIDUES_END)}
     ids = [text[start:end] for start, end in zip(columns[NAME], columns[NAME_END], strict=True)]
@@ -200,10 +205,12 @@ def _records(part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int)
         taxa[row] = None
         if rows[row, TAXON] == UNUSUAL:
             ids[row], taxa[row] = parse_header(part[rows[row, HEADER] : rows[row, HEADER_END]].decode("utf-8"))
+            if not _ID.fullmatch(ids[row]):
+                raise ValueError(ids[row])
     sequences = [residues[start:end] for start, end in zip(columns[RESIDUES_START], columns[RESIDUES_END], strict=True)]
     lines = (line + np.cumsum(rows[:, LINES]) - rows[:, LINES]).tolist()
     # As FastaRecord(...), without a call of Python code for each.
-    return list(map(partial(tuple.__new__, FastaRecord), zip(ids, taxa, sequences, lines, strict=True)))
+    return ids, list(map(partial(tuple.__new__, FastaRecord), zip(ids, taxa, sequences, lines, strict=True)))
 
 
 def _whole_records(path: Path) -> Iterator[bytes]:

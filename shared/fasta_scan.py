@@ -16,12 +16,14 @@ from shared.compiled import compiled
 Array = npt.NDArray[Any]
 NEWLINE, SPACE, STOP, MARK, PIPE = 10, 32, 42, 62, 124
 ZERO, NINE = 48, 57
+SLASH, BACKSLASH, UNDERSCORE = 47, 92, 95
 CASE, FIRST, LAST = (
     np.uint8(0xDF),
     np.uint8(65),
     np.uint8(25),
 )  # the bit that tells a letter's case; A; Z as seen from A
 NO_TAXON, UNUSUAL = -1, -2
+LONGEST_ID = 100
 DIGITS = 18  # of a number that surely fits into 64 bits
 # What `Scan` has in its columns.
 HEADER, HEADER_END, NAME, NAME_END, TAXON, RESIDUES, RESIDUES_END, LINES = range(8)
@@ -40,8 +42,21 @@ def number(data: Array, start: int, end: int) -> int:
 
 
 @compiled
+def usual(data: Array, start: int, end: int) -> bool:
+    """Is the printable [start, end) an id as `shared.fasta` takes it?"""
+    if start == end or end - start > LONGEST_ID:
+        return False
+    for at in range(start, end):
+        letter = data[at]
+        if letter in (SLASH, BACKSLASH):
+            return False
+    first = data[start]
+    return bool(ZERO <= first <= NINE or first == UNDERSCORE or np.uint8((first & CASE) - FIRST) <= LAST)
+
+
+@compiled
 def header(data: Array, start: int, end: int, row: Array) -> None:  # noqa: C901, PLR0912 - one pass per header
-    """Id and taxon of the header in [start, end); `row[TAXON]` is UNUSUAL for anything but printable ASCII."""
+    """Id and taxon of the header in [start, end); `row[TAXON]` is UNUSUAL for other ids and anything but printable ASCII."""
     row[TAXON] = UNUSUAL
     for at in range(start, end):
         if not SPACE <= data[at] < 127:
@@ -63,6 +78,8 @@ def header(data: Array, start: int, end: int, row: Array) -> None:  # noqa: C901
             stop += 1
         if stop > start + 3:
             row[NAME], row[NAME_END] = start + 3, stop
+    if not usual(data, row[NAME], row[NAME_END]):
+        return
     for at in range(start, end - 3):
         key = data[at] == 79 and data[at + 1] == 88 and data[at + 2] == 61  # OX=
         if key and (at == start or data[at - 1] == SPACE):
@@ -101,7 +118,7 @@ def scan(data: Array, upper: Array, rows: Array, residues: Array) -> int:
         rows: int64 [records, 8], filled: places in `data` of header and id, taxon, places in `residues`, lines.
         residues: uint8 [n], filled with the capitals of all sequences.
     """
-    size, at, filled, count = len(data), 0, 0, 0
+    size, at, filled, count, width = len(data), 0, 0, 0, 0
     while at < size:
         row = rows[count]
         end = at
@@ -112,10 +129,17 @@ def scan(data: Array, upper: Array, rows: Array, residues: Array) -> int:
         lines, stopped = 1, False
         at = end + 1
         while at < size and data[at] != MARK:
-            end = at
-            while end < size and data[end] != NEWLINE:
-                end += 1
-            if not stopped and capitals(data, at, end, residues, filled):
+            # A line is mostly as long as the one before: letters up to a newline there are all of it, found many at once.
+            end = at + width
+            letters = end < size and data[end] == NEWLINE and capitals(data, at, end, residues, filled)
+            if not letters:
+                end = at
+                while end < size and data[end] != NEWLINE:
+                    end += 1
+                letters = capitals(data, at, end, residues, filled)
+                if lines == 1:  # the last line of a protein is shorter, and says nothing of the next one
+                    width = end - at
+            if letters and not stopped:
                 filled += end - at
             else:
                 while at < end and not stopped and upper[data[at]] != 0:

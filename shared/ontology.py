@@ -6,7 +6,7 @@ matrix over "all terms" follows `Ontology.terms`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from shared.propagation import (
     blend_rows,
     closure_rows,
     count_parents,
+    depths,
     propagate_block,
     propagate_rows,
     room_for,
@@ -232,15 +233,12 @@ class Ontology:
             terms.add(stanza)
         if not terms.stanzas:
             raise DataError("no live GO term in the file", where=str(path), remedy=REMEDY)
-        parents_of = terms.parents()
-        depth = _depths(parents_of, path)
-        order = tuple(sorted(depth, key=lambda term: (depth[term], term)))
-        index = {term: i for i, term in enumerate(order)}
+        order, parents = _topological(terms.parents(), path)
         return cls(
             terms=order,
             names=tuple(terms.stanzas[term].name for term in order),
             aspects=np.array([ASPECTS.index(terms.aspect_of[term]) for term in order], np.int8),
-            parents=tuple(tuple(sorted(index[parent] for parent in parents_of[term])) for term in order),
+            parents=parents,
             alt_ids=terms.alternatives(),
             obsolete=frozenset(terms.obsolete),
             version=header.version,
@@ -291,29 +289,27 @@ def _to_rows(lists: Sequence[Sequence[int]]) -> tuple[IntArray, npt.NDArray[np.i
     return pointer, np.fromiter((i for entry in lists for i in entry), np.int32, int(pointer[-1]))
 
 
-def _depths(parents_of: Mapping[str, Sequence[str]], path: Path) -> dict[str, int]:
-    """Longest distance from a parentless term, by removing terms whose parents are all done."""
-    children: dict[str, list[str]] = {term: [] for term in parents_of}
-    waiting: dict[str, int] = {}
-    for term, parents in parents_of.items():
-        waiting[term] = len(parents)
-        for parent in parents:
-            children[parent].append(term)
-    depth = {term: 0 for term, count in waiting.items() if count == 0}
-    ready = list(depth)
-    for term in ready:  # grows while it is read
-        for child in children[term]:
-            waiting[child] -= 1
-            if waiting[child] == 0:
-                depth[child] = 1 + max(depth[parent] for parent in parents_of[child])
-                ready.append(child)
-    if len(ready) < len(parents_of):
-        cycle = " -> ".join(_find_cycle(parents_of, depth))
+def _topological(
+    parents_of: Mapping[str, Sequence[str]], path: Path
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Terms by depth (the longest distance from a term without parents) and then id, and each one's parents as places."""
+    names = sorted(parents_of)
+    number = dict(zip(names, range(len(names)), strict=True))
+    pointer, index = _to_rows([[number[parent] for parent in parents_of[name]] for name in names])
+    depth = depths(pointer, index)
+    if len(depth) and depth.min() < 0:
+        cycle = " -> ".join(_find_cycle(parents_of, {names[done] for done in np.flatnonzero(depth >= 0)}))
         raise DataError(f"the terms are their own ancestors: {cycle}", where=str(path), remedy=REMEDY)
-    return depth
+    order = np.argsort(depth, kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    places, ends = place[index].tolist(), pointer.tolist()
+    found = order.tolist()
+    parents = tuple(tuple(sorted(places[ends[term] : ends[term + 1]])) for term in found)
+    return tuple(names[term] for term in found), parents
 
 
-def _find_cycle(parents_of: Mapping[str, Sequence[str]], done: Mapping[str, int]) -> list[str]:
+def _find_cycle(parents_of: Mapping[str, Sequence[str]], done: Set[str]) -> list[str]:
     """One cycle; every term that is not done has a parent that is not done, so climbing must meet itself."""
     path = [min(term for term in parents_of if term not in done)]
     while True:

@@ -149,6 +149,27 @@ def propagate_block(block: Array, children: Array, parents: Array) -> None:
 
 
 @compiled
+def depths(parent_pointer: Array, parent_index: Array) -> Array:
+    """Every node's longest distance from a node without parents, int64; -1 for nodes on a cycle or below one."""
+    n = len(parent_pointer) - 1
+    depth = np.full(n, -1, np.int64)
+    changed = True
+    while changed:  # as often as the graph is deep, in any order of the nodes
+        changed = False
+        for node in range(n):
+            if depth[node] >= 0:
+                continue
+            deepest = 0
+            for k in range(parent_pointer[node], parent_pointer[node + 1]):
+                above = depth[parent_index[k]]
+                deepest = max(deepest, above + 1) if above >= 0 and deepest >= 0 else -1
+            if deepest >= 0:
+                depth[node] = deepest
+                changed = True
+    return depth
+
+
+@compiled
 def closure_rows(parent_pointer: Array, parent_index: Array) -> tuple[Array, Array]:
     """Every node's ancestors, itself included, ascending, as CSR (int64, int32)."""
     n = len(parent_pointer) - 1

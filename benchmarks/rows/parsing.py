@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import networkx
@@ -100,8 +101,8 @@ def ours(folder: Path) -> Parsed:
         read_labels(folder / "terms.tsv", ontology), [protein.id for protein in proteins], len(ontology)
     )
     labels = propagate_labels(stated, ontology)
-    lengths = np.fromiter((len(protein.sequence) for protein in proteins), np.int64, len(proteins))
-    taxa = np.fromiter((protein.taxon or 0 for protein in proteins), np.int64, len(proteins))
+    lengths = np.array(list(map(len, map(attrgetter("sequence"), proteins))))
+    taxa = np.array([protein.taxon or 0 for protein in proteins])
     return Parsed(ontology.terms, lengths, taxa, labels.indptr, labels.indices)
 
 

@@ -32,6 +32,7 @@ LABEL_COLUMNS = ("id", "term", "aspect", "stated")
 
 _TERM = re.compile(r"[A-Za-z]+:\S+")
 _TAXON = re.compile(r"[0-9]{1,18}")
+_SPACES = " \t\r\v\f\x1c\x1d\x1e\x1f"  # what strips from ASCII, but the newline, which is in no cell
 _BLOCK = 1 << 22  # bytes that are parsed at a time
 _LABEL_REMEDY = "A row is EntryID, term and aspect, separated by tabs"
 
@@ -49,7 +50,7 @@ class Column:
     def renamed(self, rename: Callable[[list[str]], list[str]]) -> Column:
         """The same rows under other names: `rename` gives one for each, and may give two the same."""
         names = rename(self.names)
-        if names == self.names:
+        if names is self.names or names == self.names:
             return self
         code_of = {name: code for code, name in enumerate(dict.fromkeys(names))}
         return Column(np.array([code_of[name] for name in names], np.int32)[self.codes], list(code_of))
@@ -292,6 +293,9 @@ def _parse(path: Path, width: int, remedy: str) -> list[Column]:
 
 
 def _stripped(names: list[str]) -> list[str]:
+    text = "\n".join(names)
+    if text.isascii() and not any(space in text for space in _SPACES):
+        return names  # mostly; to look for the spaces all at once is much faster
     return list(map(str.strip, names))
 
 
