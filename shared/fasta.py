@@ -17,6 +17,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -62,6 +63,26 @@ class FastaRecord(NamedTuple):
     taxon: int | None
     sequence: str
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class FastaTable:
+    """The proteins of a file by column, in its order; see `FastaRecord`."""
+
+    ids: list[str] = field(default_factory=list)  # each once
+    taxa: list[int | None] = field(default_factory=list)
+    sequences: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def records(self) -> list[FastaRecord]:
+        """One tuple per protein."""
+        with uncollected():
+            # As FastaRecord(...), without a call of Python code for each.
+            columns = zip(self.ids, self.taxa, self.sequences, self.lines, strict=True)
+            return list(map(partial(tuple.__new__, FastaRecord), columns))
 
 
 def normalise_id(word: str) -> str:
@@ -143,14 +164,19 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
 
 
 def read_unique_fasta(path: Path) -> list[FastaRecord]:
-    """All proteins of a file, in order.
+    """All proteins of a file, in order; raises as `read_fasta_table`."""
+    return read_fasta_table(path).records()
+
+
+def read_fasta_table(path: Path) -> FastaTable:
+    """All proteins of a file, by column.
 
     Raises:
         DataError: two proteins have the same id; both lines are named. And as `read_fasta`.
     """
     if (quick := _read_at_once(path)) is not None:
         return quick
-    records: list[FastaRecord] = []
+    table = FastaTable()
     lines: dict[str, int] = {}
     for record in read_fasta(path):
         earlier = lines.setdefault(record.id, record.line)
@@ -159,17 +185,19 @@ def read_unique_fasta(path: Path) -> list[FastaRecord]:
             raise DataError(
                 what, where=f"{path}:{record.line}", remedy="Remove one of them; ids are compared without sp|..|.."
             )
-        records.append(record)
-    return records
+        table.ids.append(record.id)
+        table.taxa.append(record.taxon)
+        table.sequences.append(record.sequence)
+        table.lines.append(record.line)
+    return table
 
 
-def _read_at_once(path: Path) -> list[FastaRecord] | None:
-    """What `read_unique_fasta` gives back, some times faster; None for a file that it may refuse.
+def _read_at_once(path: Path) -> FastaTable | None:
+    """What `read_fasta_table` gives back, some times faster; None for a file that it may refuse.
 
     The reader of lines then reads it, or names the line that is wrong.
     """
-    records: list[FastaRecord] = []
-    ids: list[str] = []
+    table = FastaTable()
     line = 1
     try:
         with uncollected():
@@ -182,17 +210,15 @@ def _read_at_once(path: Path) -> list[FastaRecord] | None:
                     return None
                 rows = rows[:found]
                 sequences = residues[: rows[-1, RESIDUES_END]].tobytes().decode("ascii")
-                found_ids, found_records = _records(part, rows, sequences, line)
-                ids += found_ids
-                records += found_records
+                _add(table, part, rows, sequences, line)
                 line += int(rows[:, LINES].sum())
     except (EOFError, zlib.error, OSError, UnicodeDecodeError, ValueError):
         return None
-    return records if len(set(ids)) == len(ids) else None
+    return table if len(set(table.ids)) == len(table) else None
 
 
-def _records(part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int) -> tuple[list[str], list[FastaRecord]]:
-    """The ids and records that `scan` found; a header that it did not understand is read here.
+def _add(table: FastaTable, part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int) -> None:
+    """Append what `scan` found; a header that it did not understand is read here.
 
     Raises:
         ValueError: an id that is none.
@@ -207,10 +233,12 @@ def _records(part: bytes, rows: npt.NDArray[np.int64], residues: str, line: int)
             ids[row], taxa[row] = parse_header(part[rows[row, HEADER] : rows[row, HEADER_END]].decode("utf-8"))
             if not _ID.fullmatch(ids[row]):
                 raise ValueError(ids[row])
-    sequences = [residues[start:end] for start, end in zip(columns[RESIDUES_START], columns[RESIDUES_END], strict=True)]
-    lines = (line + np.cumsum(rows[:, LINES]) - rows[:, LINES]).tolist()
-    # As FastaRecord(...), without a call of Python code for each.
-    return ids, list(map(partial(tuple.__new__, FastaRecord), zip(ids, taxa, sequences, lines, strict=True)))
+    table.ids.extend(ids)
+    table.taxa.extend(taxa)
+    table.sequences.extend(
+        residues[start:end] for start, end in zip(columns[RESIDUES_START], columns[RESIDUES_END], strict=True)
+    )
+    table.lines.extend((line + np.cumsum(rows[:, LINES]) - rows[:, LINES]).tolist())
 
 
 def _whole_records(path: Path) -> Iterator[bytes]:

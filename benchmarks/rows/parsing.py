@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 
 import networkx
@@ -20,7 +19,7 @@ from benchmarks.peers.contest import Contest, Result, Way, interleave
 from benchmarks.rows.base import Comparison
 from benchmarks.rows.base import compare as line
 from services.train.data.tables import label_matrix, read_labels
-from shared.fasta import read_unique_fasta
+from shared.fasta import read_fasta_table
 from shared.ontology import Ontology, propagate_labels
 
 PROTEINS, TERMS, EACH, LEAST = 100_000, 6000, 5.0, 10.0
@@ -96,13 +95,11 @@ def write_files(folder: Path, proteins: int) -> int:
 def ours(folder: Path) -> Parsed:
     """As stage 1 does it."""
     ontology = Ontology.parse(folder / "go.obo")
-    proteins = read_unique_fasta(folder / "train.fasta")
-    stated, _ = label_matrix(
-        read_labels(folder / "terms.tsv", ontology), [protein.id for protein in proteins], len(ontology)
-    )
+    proteins = read_fasta_table(folder / "train.fasta")
+    stated, _ = label_matrix(read_labels(folder / "terms.tsv", ontology), proteins.ids, len(ontology))
     labels = propagate_labels(stated, ontology)
-    lengths = np.array(list(map(len, map(attrgetter("sequence"), proteins))))
-    taxa = np.array([protein.taxon or 0 for protein in proteins])
+    lengths = np.array(list(map(len, proteins.sequences)))
+    taxa = np.array([taxon or 0 for taxon in proteins.taxa])
     return Parsed(ontology.terms, lengths, taxa, labels.indptr, labels.indices)
 
 

@@ -169,13 +169,12 @@ def test_a_file_read_at_once_is_the_file_read_by_lines(tmp_path: Path, monkeypat
     ]
     path = tmp_path / "proteins.fasta"
     path.write_text("".join(f">{header}\nMK\n" for header in headers), encoding="utf-8")
-    assert fasta._read_at_once(path) == list(read_fasta(path)) != []
+    assert fasta._read_at_once(path).records() == list(read_fasta(path)) != []
     usual = b">sp|P1|A x OX=9606 y\nMKV\nmkl\n\n>P2\nMK*\n>P3\t12\r\nMKVLA\r\nWW\r\n>P4 OX=a OX=7\nACD"
     for content in (usual, usual + b"\n", b"\xef\xbb\xbf" + usual, gzip.compress(usual)):
         path.write_bytes(content)
-        found = fasta._read_at_once(path)
+        found = fasta._read_at_once(path).records()
         assert found == list(read_fasta(path))
-        assert found is not None
         assert [record.line for record in found] == [1, 5, 7, 10]
     for content in (
         b"\n" + usual,
@@ -185,6 +184,9 @@ def test_a_file_read_at_once_is_the_file_read_by_lines(tmp_path: Path, monkeypat
         b">P1",
         b">P1\nMK\n>P1\nMK\n",
         b">a/b\nMK\n",
+        b">-a\nMK\n",
+        b">a\\b\nMK\n",
+        b">" + 101 * b"a" + b"\nMK\n",
     ):
         path.write_bytes(content)
         assert fasta._read_at_once(path) is None

@@ -23,7 +23,7 @@ from services.train.stage import Stage, StageContext, always
 from shared.config import DataConfig, HomologyConfig, SplitConfig
 from shared.digests import canonical_json, sha256_bytes, sha256_file
 from shared.errors import DataError
-from shared.fasta import FastaRecord, read_unique_fasta
+from shared.fasta import FastaTable, read_fasta_table
 from shared.homology import cluster, clustering_method, search
 from shared.mmseqs import searcher_version
 from shared.ontology import ASPECTS, Ontology, information_accretion, propagate_labels, term_priors
@@ -71,7 +71,7 @@ def run(ctx: StageContext) -> None:
     record = Record()
     train = _read_proteins(ctx, record, "train_fasta")
     test = _read_proteins(ctx, record, "test_fasta")
-    train_ids, test_ids = [p.id for p in train], [p.id for p in test]
+    train_ids, test_ids = train.ids, test.ids
     ontology = Ontology.parse(ctx.require_file("data.obo"))
     record.rows["obo"] = len(ontology)
     record.facts["ontology"] = {"version": ontology.version, "terms": len(ontology), "obsolete": len(ontology.obsolete)}
@@ -102,8 +102,8 @@ def run(ctx: StageContext) -> None:
     ctx.write("parsed/dataset_manifest.json", _dataset_manifest(ctx, record, split_record))
 
 
-def _read_proteins(ctx: StageContext, record: Record, key: str) -> list[FastaRecord]:
-    proteins = read_unique_fasta(ctx.require_file(f"data.{key}"))
+def _read_proteins(ctx: StageContext, record: Record, key: str) -> FastaTable:
+    proteins = read_fasta_table(ctx.require_file(f"data.{key}"))
     record.rows[key] = len(proteins)
     return proteins
 
@@ -172,26 +172,26 @@ def _read_listed(ctx: StageContext, record: Record) -> list[str] | None:
     return listed
 
 
-def _write_proteins(ctx: StageContext, record: Record, part: str, proteins: Sequence[FastaRecord]) -> None:
+def _write_proteins(ctx: StageContext, record: Record, part: str, proteins: FastaTable) -> None:
     """Sequences and taxa. The taxonomy file comes before the FASTA header; neither means taxon 0."""
     path = ctx.file(f"data.{part}_taxonomy")
     given = read_taxonomy(path) if path is not None else {}
     if path is not None:
         record.rows[f"{part}_taxonomy"] = len(given)
-    taxa = [given.get(p.id, p.taxon or 0) for p in proteins]
-    ids = [p.id for p in proteins]
-    ctx.write(f"parsed/{part}_seq.feather", pd.DataFrame({"id": ids, "sequence": [p.sequence for p in proteins]}))
+    ids, of_headers = proteins.ids, proteins.taxa
+    taxa = [given.get(name, taxon or 0) for name, taxon in zip(ids, of_headers, strict=True)]
+    ctx.write(f"parsed/{part}_seq.feather", pd.DataFrame({"id": ids, "sequence": proteins.sequences}))
     ctx.write(f"parsed/{part}_taxa.feather", pd.DataFrame({"id": ids, "taxon_id": np.array(taxa, np.int64)}))
     record.facts[f"{part}_taxa"] = {
         "different": len(set(taxa) - {0}),
-        "from_fasta": sum(p.id not in given and p.taxon is not None for p in proteins),
+        "from_fasta": sum(name not in given and taxon is not None for name, taxon in zip(ids, of_headers, strict=True)),
         "unknown": taxa.count(0),
     }
 
 
-def _split(ctx: StageContext, train: Sequence[FastaRecord], hits: pd.DataFrame, listed: list[str] | None) -> Split:
+def _split(ctx: StageContext, train: FastaTable, hits: pd.DataFrame, listed: list[str] | None) -> Split:
     config = ctx.settings(SplitConfig)
-    ids, sequences = [p.id for p in train], [p.sequence for p in train]
+    ids, sequences = train.ids, train.sequences
     ctx.log.event(f"clustering {len(train)} train proteins", searcher=searcher_version())
     clusters = cluster(
         ids,
@@ -214,10 +214,10 @@ def _split(ctx: StageContext, train: Sequence[FastaRecord], hits: pd.DataFrame, 
     return split
 
 
-def _search(ctx: StageContext, train: Sequence[FastaRecord], test: Sequence[FastaRecord]) -> pd.DataFrame:
+def _search(ctx: StageContext, train: FastaTable, test: FastaTable) -> pd.DataFrame:
     """Write both homology tables; the hits of the train proteins in themselves."""
-    targets = [(p.id, p.sequence) for p in train]
-    queries = [(p.id, p.sequence) for p in test]
+    targets = list(zip(train.ids, train.sequences, strict=True))
+    queries = list(zip(test.ids, test.sequences, strict=True))
     common: dict[str, Any] = {
         **ctx.settings(HomologyConfig).model_dump(),
         "threads": ctx.threads,
@@ -232,9 +232,7 @@ def _search(ctx: StageContext, train: Sequence[FastaRecord], test: Sequence[Fast
     return hits
 
 
-def _checked_record(
-    ctx: StageContext, split: Split, train: Sequence[FastaRecord], hits: pd.DataFrame
-) -> dict[str, Any]:
+def _checked_record(ctx: StageContext, split: Split, train: FastaTable, hits: pd.DataFrame) -> dict[str, Any]:
     """The record of the split, with the similar pairs that it did not keep together.
 
     Raises:
@@ -259,7 +257,7 @@ def _checked_record(
         "seed": config.seed,
         "folds": "whole clusters, largest first into the smallest fold",
         "clusters": {
-            "method": clustering_method(len({p.sequence for p in train}), len(train) > config.linclust_above),
+            "method": clustering_method(len(set(train.sequences)), len(train) > config.linclust_above),
             "min_seq_id": config.min_seq_id,
             "coverage": config.coverage,
             "count": len(sizes),
