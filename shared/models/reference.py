@@ -133,6 +133,7 @@ class Reference:
             voters + np.float32(prior_weight), np.finfo(np.float32).tiny
         )
         scores: FloatArray = np.where(voters > 0, share, base).astype(np.float32, copy=False)
+        np.minimum(scores, 1, out=scores)  # a rounding above 1 would have no logarithm
         with np.errstate(divide="ignore"):  # the logits of 0 and 1 are beyond the limit
             logits: FloatArray = np.log(scores / (1 - scores))
         return np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT, out=logits)
