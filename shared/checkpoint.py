@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from shared.artefacts import artefact
 from shared.digests import sha256_file
 from shared.errors import IntegrityError
+
+CHECKPOINTS = ".checkpoints"  # in a run folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +75,21 @@ def is_confined(path: str) -> bool:
     """True for a relative path without `..`, drive or root."""
     pure = Path(path)
     return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
+
+
+def checkpoint_path(run_folder: Path, stage: str) -> Path:
+    """Where a stage's checkpoint is kept in the run folder."""
+    return run_folder / CHECKPOINTS / f"{stage}.json"
+
+
+def parse_checkpoint(data: bytes, *, where: str) -> Checkpoint:
+    """Parse stored bytes.
+
+    Raises:
+        IntegrityError: they are not a checkpoint.
+    """
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise IntegrityError(f"not JSON: {error}", where=where) from error
+    return Checkpoint.from_json(value, where=where)

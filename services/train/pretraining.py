@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import EsmForMaskedLM
 
-from services.train.models.training import build, learning_rate_factor, make_optimiser, torch_threads
+from services.train.models.training import build, learning_rate_factor, make_optimiser
 from shared.atomic import atomic_path, write_bytes, write_json
 from shared.config import PretrainConfig
 from shared.digests import digest_of, digest_of_lines, sha256_file
@@ -32,6 +32,7 @@ from shared.errors import ConfigError, DataError, GowhyError, IntegrityError
 from shared.fasta import read_unique_fasta
 from shared.nn.encoders import ENCODERS
 from shared.nn.encoders.esm2 import CLS, EOS, PAD, TOKENS, Esm2Network, Esm2Shape, esm_config
+from shared.nn.runtime import torch_threads
 from shared.progress import progress
 
 STATE, MODEL, CONFIG, CARD, RECORD = "state.pth", "model.safetensors", "config.json", "README.md", "training.json"

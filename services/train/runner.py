@@ -16,16 +16,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from services.train.earlier import earlier_runs, none_earlier
 from services.train.peak import peak_bytes, reset_peak
-from services.train.stage import Earlier, Stage, StageContext, none_earlier
+from services.train.stage import Stage, StageContext
 from services.train.team import ALONE, Team
 from shared.atomic import fsync_path, publish, write_json
-from shared.checkpoint import Checkpoint, Output
+from shared.checkpoint import Checkpoint, Output, checkpoint_path, parse_checkpoint
 from shared.config import Config
 from shared.config.load import resolve_input
 from shared.digests import digest_of, sha256_file
@@ -33,7 +35,6 @@ from shared.env import relevant_versions
 from shared.errors import GowhyError, IntegrityError, MissingInput, TryAgain, UsageError, from_os_error
 from shared.logs import Logger
 from shared.stores import Store
-from shared.stores.base import parse_checkpoint
 
 Action = Literal["skip", "restore", "run"]
 
@@ -281,7 +282,7 @@ class Runner:
             staging.mkdir(parents=True)
             work.mkdir(parents=True, exist_ok=True)
             ctx = self.context(stage, staging, work)
-            earlier = none_earlier if afresh else lambda: self._earlier(stage)
+            earlier = none_earlier if afresh else partial(earlier_runs, self.run_folder, stage.id, stage.version)
             stage.run(replace(ctx, digests=inputs, earlier=earlier))
             checkpoint = self._commit(stage, inputs, staging, started)
         except OSError as error:
@@ -294,22 +295,6 @@ class Runner:
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(staging, ignore_errors=True)
         return checkpoint, ctx.taken
-
-    def _earlier(self, stage: Stage) -> Iterator[Earlier]:
-        """The stage as this run and those beside it have finished it, the newest first."""
-        record = checkpoint_path(Path(), stage.id)
-        ages = {}
-        for path in self.run_folder.parent.glob(f"*/{record}"):
-            with suppress(OSError):  # removed meanwhile
-                ages[path.resolve()] = path.stat().st_mtime
-        for path in sorted(ages, key=lambda found: (-ages[found], found)):
-            try:
-                found = parse_checkpoint(path.read_bytes(), where=str(path))
-            except (OSError, IntegrityError):
-                continue
-            if found.stage == stage.id and found.version == stage.version:
-                outputs = {output.path: output.sha256 for output in found.outputs}
-                yield Earlier(path.parents[1], found.inputs, outputs)
 
     def context(self, stage: Stage, staging: Path, work: Path) -> StageContext:
         """What `stage.run` gets."""
@@ -372,11 +357,6 @@ def nothing(_job: str) -> None:
 def fingerprint(stage: Stage, inputs: Mapping[str, str]) -> str:
     """Hash everything that may change a stage's outputs."""
     return digest_of("stage", stage.id, stage.version, dict(inputs))
-
-
-def checkpoint_path(run_folder: Path, stage: str) -> Path:
-    """Where a stage's checkpoint is kept in the run folder."""
-    return run_folder / ".checkpoints" / f"{stage}.json"
 
 
 def now() -> str:

@@ -8,7 +8,6 @@ output. A stage whose fits several processes share has a `join` beside it. Bump 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from services.train.earlier import Earlier, none_earlier
 from services.train.team import ALONE, Team
 from shared.artefacts import artefact
 from shared.config import Config, Section
@@ -24,7 +24,6 @@ from shared.errors import MissingInput
 from shared.logs import Logger
 from shared.progress import Progress, progress
 
-COPIED_AT_ONCE = 1 << 20  # bytes
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -57,35 +56,6 @@ class Stage:
 def always(*paths: str) -> Outputs:
     """Artefacts that do not depend on the config."""
     return lambda config: paths
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """The same stage, of the same version, as a run under the same `paths.out` has finished it."""
-
-    run_folder: Path
-    inputs: Mapping[str, str]  # what its fingerprint was made from
-    outputs: Mapping[str, str]  # run-relative path -> sha256
-
-    def copy(self, path: str, target: Path) -> bool:
-        """Copy an output that still has the bytes which the run recorded; else nothing is there, and False."""
-        digest = hashlib.sha256()
-        try:
-            with (self.run_folder / path).open("rb") as source, target.open("wb") as file:
-                while block := source.read(COPIED_AT_ONCE):
-                    digest.update(block)
-                    file.write(block)
-        except FileNotFoundError:
-            return False
-        if digest.hexdigest() == self.outputs.get(path):
-            return True
-        target.unlink()
-        return False
-
-
-def none_earlier() -> Iterable[Earlier]:
-    """What a context has outside a runner."""
-    return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,15 @@ from typing import Any
 
 from services.train.cli_tools import add_publish
 from shared.atomic import write_json
-from shared.checkpoint import Checkpoint
+from shared.checkpoint import CHECKPOINTS, Checkpoint, checkpoint_path, parse_checkpoint
 from shared.config.load import load_config
 from shared.edge import Parser
 from shared.errors import MissingInput, UsageError
 from shared.progress import set_quiet
 from shared.stores import ContentStore, open_store
-from shared.stores.base import parse_checkpoint
 
 DIFFERENT = 1
 DAMAGED = 80
-CHECKPOINTS = ".checkpoints"  # in a run folder; the runner reads and writes them there
 
 Arguments = argparse.Namespace
 
@@ -138,7 +136,7 @@ def pull(arguments: Arguments) -> int:
         unlike = {o.sha256: o.size for o in checkpoint.outputs if not o.matches(arguments.into)}
         if not arguments.dry_run:
             store.fetch(state.manifest, checkpoint.outputs, arguments.into, what=f"pull {stage}")
-            write_json(arguments.into / CHECKPOINTS / f"{stage}.json", checkpoint.to_json())
+            write_json(checkpoint_path(arguments.into, stage), checkpoint.to_json())
         report.append({"stage": stage, "objects": len(unlike), "bytes": sum(unlike.values())})
     lines = [f"{one['stage']:<30} {one['objects']:>4} objects {one['bytes']:>14} bytes" for one in report]
     result = {"store": store.url, "version": state.version, "dry_run": arguments.dry_run, "stages": report}

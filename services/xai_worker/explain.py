@@ -6,8 +6,7 @@ result of the same request is given back as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from shared.logs import Logger
 from shared.manifest import EnvLock, load_manifest
 from shared.models.trained import TrainedModel
 from shared.nn.device import resolve_device
+from shared.nn.runtime import torch_threads
 from shared.progress import progress, set_quiet
 
 XAI, LOGS = "xai", "logs/xai"  # below the run folder
@@ -261,17 +261,6 @@ def reusable(final: Path) -> Outcome | None:
     """The complete result of an earlier, equal request."""
     result = read_complete(final)
     return None if result is None else Outcome(final, result, reused=True, localisation=result.get("localisation"))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Sums depend on how many threads share them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_all(job: Job, parts: Parts) -> None:

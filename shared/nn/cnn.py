@@ -22,6 +22,7 @@ from shared.errors import DataError
 from shared.models.base import LOGIT_LIMIT
 from shared.models.features import Features, FloatArray, IntArray
 from shared.nn.heads import HeadRegistry
+from shared.nn.pooling import pool
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 UNKNOWN, MASK = len(RESIDUES), len(RESIDUES) + 1
@@ -107,9 +108,7 @@ class CnnNetwork(nn.Module):
 
     def forward(self, embedded: Tensor, present: Tensor) -> Tensor:
         """Residue embeddings [B, L, D] and which positions exist, bool [B, L] -> logits [B, T]."""
-        state = self.states(embedded, present)
-        highest = state.masked_fill(~present[:, None], -torch.inf).amax(dim=2)
-        return self.score(highest, state.sum(dim=2) / present.sum(dim=1, keepdim=True))
+        return self.score(*pool(self.states(embedded, present), present))
 
 
 class _Unmasked:

@@ -7,7 +7,6 @@ in `shared/stores/engine.py`, over that protocol.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,16 +211,3 @@ class Transport(Protocol):
 def object_key(sha256: str, suffix: str = "") -> str:
     """Where an object lies in a dataset."""
     return f"objects/{sha256[:2]}/{sha256}{suffix}"
-
-
-def parse_checkpoint(data: bytes, *, where: str) -> Checkpoint:
-    """Parse stored bytes.
-
-    Raises:
-        IntegrityError: they are not a checkpoint.
-    """
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise IntegrityError(f"not JSON: {error}", where=where) from error
-    return Checkpoint.from_json(value, where=where)

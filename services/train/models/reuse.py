@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from services.train.earlier import Earlier
 from services.train.models.registry import MODELS
 from services.train.models.saved import record_path, weights_path
-from services.train.stage import Earlier, StageContext
+from services.train.stage import StageContext
 from shared.artefacts import JSON
 from shared.config import Level1Config
 from shared.config.base import Section

@@ -20,13 +20,14 @@ from torch import nn
 from torch.nn import functional
 
 from services.train.models.targets import orphans, with_parent
-from services.train.models.training import EpochRecord, build, mean_loss, torch_threads, train
+from services.train.models.training import EpochRecord, build, mean_loss, train
 from services.train.team import ALONE, Team
 from shared.config import StackerConfig
 from shared.config.training import TrainingConfig
 from shared.logs import Logger
 from shared.models.base import logit
 from shared.models.features import FloatArray, IntArray
+from shared.nn.runtime import torch_threads
 from shared.nn.stacker import AspectStacker, StackerLayout, float32_only
 from shared.ontology import ASPECTS
 

@@ -26,6 +26,7 @@ from shared.config.training import TrainingConfig
 from shared.errors import GowhyError
 from shared.logs import Logger
 from shared.models.features import IntArray
+from shared.nn.runtime import torch_threads
 
 LossOfBatch = Callable[[IntArray], torch.Tensor]
 Order = Callable[[IntArray, np.random.Generator], IntArray]
@@ -89,17 +90,6 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
-
-
-@contextlib.contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Use `threads` threads inside the block: sums, and so the fitted bytes, depend on the number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def build(make: Callable[[], ModuleT], *, seed: int, device: str) -> ModuleT:

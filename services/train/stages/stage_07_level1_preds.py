@@ -34,7 +34,6 @@ from services.train.models.monitors import monitor
 from services.train.models.reuse import fitted_with, model_outputs, own_config, own_features, take_over
 from services.train.models.saved import WHOLE, join_parts, record_path, weights_path, write_logits, write_torch
 from services.train.models.targets import positives, qualified_terms
-from services.train.models.training import torch_threads
 from services.train.stage import Stage, StageContext, always
 from services.train.team import ALONE
 from shared.artefacts import JSON, NPZ, artefact, stored_arrays
@@ -44,6 +43,7 @@ from shared.models.base import LOGIT_LIMIT, Level1Model, VoteModel
 from shared.models.features import Features, FloatArray, IntArray
 from shared.models.members import MEMBERS
 from shared.nn.device import resolve_device
+from shared.nn.runtime import torch_threads
 from shared.nn.transforms import row_blocks
 from shared.ontology import ASPECTS
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from services.xai_worker.bench import SECTIONS, Material, Release, Section
 from services.xai_worker.bench.report import verdict, write
-from services.xai_worker.explain import torch_threads
 from services.xai_worker.localisation import read_sites
 from shared.errors import MissingInput
+from shared.nn.runtime import torch_threads
 
 PERMUTED = "p"  # the name of a run with permuted labels is the true run's with this letter after it
 

@@ -12,8 +12,9 @@ import pytest
 from fakes import stages as fake
 from fakes.team import Follower
 
-from services.train.runner import Runner, Selection, checkpoint_path
+from services.train.runner import Runner, Selection
 from services.train.stage import StageContext
+from shared.checkpoint import checkpoint_path
 from shared.config import Config, TextConfig
 from shared.errors import CannotWrite, GowhyError, MissingInput, TryAgain, UsageError
 from shared.logs import Logger

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from services.train.earlier import Earlier
 from services.train.models import MODELS
 from services.train.models.reuse import model_outputs
-from services.train.stage import Earlier, StageContext
+from services.train.stage import StageContext
 from services.train.stages import stage_07_level1_preds as stage
 from shared.config import Level1Config
 from shared.digests import sha256_file
