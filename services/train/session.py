@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from services.train.artifact_manifests import missing_artifact_manifests
-from services.train.manifest_writer import MANIFEST, ManifestWriter
+from services.train.manifest_writer import MANIFEST, ManifestWriter, file_record
 from services.train.pipeline import PIPELINE
 from services.train.runner import Runner, Selection, Step
 from services.train.team import ALONE, Team
@@ -109,12 +109,16 @@ class Session:
         }
 
     def _manifest_holds(self, checkpoints: Mapping[str, Checkpoint]) -> bool:
-        """True when the manifest on disk is complete, about these very checkpoints, and its folders have theirs."""
+        """True when the manifest on disk is complete, about these checkpoints and configs, and its folders have theirs.
+
+        Another config may come to the same checkpoints: written otherwise, or with another device.
+        """
         try:
             manifest: Manifest = load_manifest(self.run_folder / MANIFEST, verify=False)
         except GowhyError:
             return False
         same = {s.id: s.fingerprint for s in manifest.stages} == {c.stage: c.fingerprint for c in checkpoints.values()}
+        same = same and all(file_record(self.run_folder, record.path) == record for record in manifest.files)
         return same and not missing_artifact_manifests(self.run_folder)
 
     def _store(self) -> Store:

@@ -117,6 +117,15 @@ def test_a_second_run_skips_everything_and_changes_nothing(out) -> None:
     assert sha256_file(out / "smoke/manifest.json") == before
 
 
+def test_the_same_stages_by_a_config_that_reads_otherwise_leave_a_manifest_that_holds(out, tmp_path) -> None:
+    shutil.copytree(out / "smoke", tmp_path / "smoke")
+    done = run(train_command(tmp_path, "--json", "--quiet"))  # another `paths.out`
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {step["action"] for step in json.loads(done.stdout)["steps"]} == {"skip"}
+    assert str(tmp_path) in (tmp_path / "smoke/config_resolved.json").read_text()
+    assert load_manifest(tmp_path / "smoke/manifest.json").status == "complete"
+
+
 def test_a_fresh_folder_restores_every_stage_from_the_store(out, tmp_path) -> None:
     done = run(train_command(tmp_path / "out", "--json", "--quiet", "--set", f"store.url=local://{out / 'store'}"))
     assert done.returncode == 0, done.stderr[-2000:]
