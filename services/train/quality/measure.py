@@ -18,7 +18,7 @@ from services.train.quality.groups import bands, highest_identity, knowledge
 from services.train.quality.reliability import floor_share, reliability
 from services.train.stage import StageContext
 from services.train.stages import stage_09_submission as submission
-from services.train.stages.stage_09_submission import NAIVE, STACKER, Part, Prepared
+from services.train.stages.stage_09_submission import NAIVE, STACKER, Model, Part, Prepared
 from shared.artefacts import artefact
 from shared.config import Config
 from shared.errors import MissingInput
@@ -84,6 +84,15 @@ def measure(manifest_path: Path, baselines: Mapping[str, Path], replicates: int 
     return document
 
 
+def validation_curves(manifest_path: Path) -> dict[str, ProteinCurves]:
+    """The stacker's own figures of the validation proteins, by aspect; see `protein_curves`."""
+    manifest = load_manifest(manifest_path)
+    prepared = submission.prepare(reading_context(manifest, manifest_path.parent))
+    rows = _rows(prepared, PARTS["val"])
+    scores = _scores(prepared, prepared.stacker, PARTS["val"], rows)
+    return protein_curves(scores, prepared.parts["train"].truth[rows], prepared.ontology, prepared.information)
+
+
 def reading_context(manifest: Manifest, run_folder: Path) -> StageContext:
     """Stage 9's view of a finished run, to read; nothing is written through it."""
     config = Config.model_validate_json((run_folder / manifest.config_resolved_path).read_bytes())
@@ -122,8 +131,7 @@ def _measured(prepared: Prepared, part: Part, rows: IntArray, baselines: Mapping
     models = (prepared.stacker, *prepared.level1)
     with progress(f"score {part}", len(models), "model") as bar:
         for model in models:
-            blocks = [submission.score(prepared, model, part, block) for block in submission.blocks(rows)]
-            scores[model.name] = sparse.csr_array(sparse.vstack(blocks, format="csr"))
+            scores[model.name] = _scores(prepared, model, part, rows)
             bar.advance()
     scores[NAIVE] = submission.naive(prepared, len(rows))
     ids = {proteins.ids[row]: place for place, row in enumerate(rows)}
@@ -133,6 +141,11 @@ def _measured(prepared: Prepared, part: Part, rows: IntArray, baselines: Mapping
         scores[name] = read_predictions(path, ids, ontology)
     curves = {name: protein_curves(of, truth, ontology, prepared.information) for name, of in scores.items()}
     return Measured(rows, scores, curves, truth)
+
+
+def _scores(prepared: Prepared, model: Model, part: Part, rows: IntArray) -> sparse.csr_array:
+    blocks = [submission.score(prepared, model, part, block) for block in submission.blocks(rows)]
+    return sparse.csr_array(sparse.vstack(blocks, format="csr"))
 
 
 def _tables(
@@ -209,4 +222,4 @@ def _share_with_a_term(prepared: Prepared) -> dict[str, float]:
     return shares
 
 
-__all__ = ["QUALITY", "measure"]
+__all__ = ["QUALITY", "measure", "validation_curves"]

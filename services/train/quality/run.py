@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.train.quality.measure import measure
-from services.train.stages.stage_09_submission import METRICS, STACKER
+from services.train.evaluation import ProteinCurves
+from services.train.quality.bootstrap import difference, resamples
+from services.train.quality.measure import measure, validation_curves
 from shared.errors import DataError
 from shared.manifest import load_manifest
-from shared.ontology import ASPECTS
 
 
 def quality_document(
     manifest_path: Path, baselines: Mapping[str, Path], ablations: Mapping[str, Path], replicates: int
 ) -> dict[str, Any]:
-    """What `measure` gives, and per ablation the stacker's weighted Fmax on the validation proteins.
+    """What `measure` gives, and per ablation the stacker's weighted Fmax on the validation proteins and its change.
 
     Args:
         manifest_path: of the full run.
@@ -29,23 +29,28 @@ def quality_document(
         DataError: an ablation was measured on other validation proteins.
     """
     document = measure(manifest_path, baselines, replicates)
-    document["ablations"] = {name: _ablation(manifest_path, path, name) for name, path in ablations.items()}
+    whole = validation_curves(manifest_path) if ablations else {}
+    document["ablations"] = {}
+    for name, path in ablations.items():
+        if _split(path) != _split(manifest_path):
+            remedy = "Run both with the same data and split settings"
+            raise DataError("the ablation has other validation proteins", where=f"--ablation {name}", remedy=remedy)
+        document["ablations"][name] = changes(validation_curves(path), whole, replicates)
     return document
 
 
-def _ablation(full: Path, without: Path, name: str) -> dict[str, Any]:
-    whole, part = (_validation(path) for path in (full, without))
-    if whole["split"] != part["split"]:
-        remedy = "Run both with the same data and split settings"
-        raise DataError("the ablation has other validation proteins", where=f"--ablation {name}", remedy=remedy)
-    figures = {aspect: (part["fmax_w"][aspect], whole["fmax_w"][aspect]) for aspect in ASPECTS}
-    return {
-        aspect: {"value": a, "change": None if a is None or b is None else a - b} for aspect, (a, b) in figures.items()
-    }
+def changes(
+    part: Mapping[str, ProteinCurves], whole: Mapping[str, ProteinCurves], replicates: int
+) -> dict[str, dict[str, Any]]:
+    """Per aspect the weighted Fmax of `part`, and its `Difference` to that of `whole`; None where nothing is known."""
+    found: dict[str, dict[str, Any]] = {}
+    for aspect, curves in part.items():
+        proteins = len(curves.rows)
+        change = difference(curves, whole[aspect], resamples(proteins, replicates)).to_json() if proteins else None
+        found[aspect] = {"value": float(curves.fmax()[0]) if proteins else None, "change": change}
+    return found
 
 
-def _validation(path: Path) -> dict[str, Any]:
-    load_manifest(path)
-    found = json.loads((path.parent / METRICS).read_bytes()).get("val", {}).get(STACKER, {})
-    split = json.loads((path.parent / "parsed/splits.json").read_bytes())["ids_sha256"]
-    return {"fmax_w": {aspect: found.get(f"fmax_w/{aspect}") for aspect in ASPECTS}, "split": split}
+def _split(manifest_path: Path) -> Any:
+    load_manifest(manifest_path)
+    return json.loads((manifest_path.parent / "parsed/splits.json").read_bytes())["ids_sha256"]

@@ -13,6 +13,7 @@ from services.train.evaluation import ProteinCurves, evaluate, protein_curves
 from services.train.quality.bootstrap import difference, interval, resamples
 from services.train.quality.groups import bands, highest_identity, knowledge
 from services.train.quality.reliability import floor_share, reliability
+from services.train.quality.run import changes
 from shared.models.features import Hits
 from shared.ontology import ASPECTS, Ontology, propagate_labels, propagate_max
 from tests.fakes.ontologies import ontologies
@@ -74,6 +75,21 @@ def test_a_better_model_is_told_from_chance_and_an_equal_one_is_not() -> None:
     assert found.low < found.value < found.high
     with pytest.raises(ValueError, match="same proteins"):
         difference(better, better.of(rows < 100), drawn)
+
+
+def test_what_an_ablation_changes_is_its_own_figure_minus_the_full_run_s() -> None:
+    rng = np.random.default_rng(6)
+    ones = np.ones((60, 3))
+    recall = np.clip(rng.normal(0.6, 0.1, ones.shape), 0, 1)
+    full = ProteinCurves(np.arange(60), ones, ones, recall, recall)
+    less = ProteinCurves(np.arange(60), ones, ones, recall - 0.1, recall - 0.1)
+    nobody = full.of(np.zeros(60, bool))
+    found = changes({"MF": less, "BP": full, "CC": nobody}, {"MF": full, "BP": full, "CC": nobody}, 200)
+    assert found["MF"]["value"] == less.fmax()[0]
+    assert found["MF"]["change"]["value"] == pytest.approx(less.fmax()[0] - full.fmax()[0], abs=1e-12)
+    assert found["MF"]["change"]["high"] < 0
+    assert (found["BP"]["change"]["low"], found["BP"]["change"]["high"]) == (0, 0)
+    assert found["CC"] == {"value": None, "change": None}
 
 
 def test_identity_bands_use_significant_hits_on_fitted_proteins_only() -> None:
