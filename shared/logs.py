@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,6 +50,8 @@ class Logger:
 
     def __init__(self, folder: Path | None, writers: tuple[Writer, ...] = (), quiet: bool = False) -> None:
         self.folder, self.quiet = folder, quiet
+        # What helpers of a run say comes by other threads.
+        self._writing, self._telling = threading.Lock(), threading.Lock()
         self.writers = list(writers)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,7 @@ class Logger:
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if self.folder is not None:
             # One write per line, so that a killed run leaves at most one torn last line.
-            with (self.folder / name).open("a", encoding="utf-8") as file:
+            with self._writing, (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, sort_keys=True, default=str) + "\n")
 
     def event(self, message: str, **fields: Any) -> None:
@@ -88,10 +91,9 @@ class Logger:
         check_keys(metrics)
         if self.folder is not None:
             path = self.folder / "epochs.csv"
-            new = not path.exists() or path.stat().st_size == 0
-            with path.open("a", encoding="utf-8", newline="") as file:
+            with self._writing, path.open("a", encoding="utf-8", newline="") as file:
                 table = csv.writer(file, lineterminator="\n")
-                if new:
+                if path.stat().st_size == 0:
                     table.writerow(self.EPOCH_FIELDS)
                 now = f"{time.time():.3f}"
                 table.writerows(
@@ -110,8 +112,11 @@ class Logger:
     def _tell(self, message: Callable[[Writer], None]) -> None:
         for writer in tuple(self.writers):
             try:
-                message(writer)
+                with self._telling:
+                    message(writer)
             except Exception as error:  # noqa: BLE001 - whatever a tracking client raises
+                if writer not in self.writers:  # another thread has said so
+                    continue
                 self.writers.remove(writer)
                 name = type(writer).__name__
                 self.warning(f"{name} failed and hears no more of this run; logs/ has everything", error=repr(error))

@@ -21,6 +21,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether this process shows no progress."""
+    return _quiet
+
+
 @dataclass
 class Progress:
     """Counts finished units; `advance` prints at most one plain line per interval."""
@@ -44,7 +49,9 @@ class Progress:
 
     def show(self) -> None:
         """Say that work goes on, though no unit is done: a plain line where none was printed for a while."""
-        if self.bar is None and time.monotonic() - self.printed >= PLAIN_INTERVAL_S and not _quiet:
+        if self.bar is not None:
+            self.bar.refresh()
+        elif time.monotonic() - self.printed >= PLAIN_INTERVAL_S and not _quiet:
             self.printed = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Literal
 
 from services.train.earlier import earlier_runs, none_earlier
-from services.train.peak import peak_bytes, reset_peak
-from services.train.stage import Stage, StageContext
+from services.train.peak import give_back, peak_bytes, reset_peak
+from services.train.stage import Fits, Stage, StageContext
 from services.train.team import ALONE, Team
 from shared.atomic import fsync_path, publish, write_json
 from shared.checkpoint import Checkpoint, Output, checkpoint_path, parse_checkpoint
@@ -142,20 +142,20 @@ class Runner:
         """
         stages = {stage.id: stage for stage in self.stages}
         joined: str = ""
-        share: Callable[[str], None] = nothing
+        fits: Fits | None = None
         while (call := self.team.heard()) is not None:
             name, job = call
-            if name != joined:
-                joined, share = name, nothing  # lets go of the last stage's data
-                share = self._join(stages[name])
-            share(job)
+            if name != joined or fits is None:
+                joined, fits = name, None  # lets go of the last stage's data
+                fits = self._join(stages[name])
+            fits.share(job)
 
-    def _join(self, stage: Stage) -> Callable[[str], None]:
+    def _join(self, stage: Stage) -> Fits:
         nowhere = self.run_folder / "read-only"
         ctx = replace(self.context(stage, nowhere, nowhere), cache=nowhere, output_paths=frozenset())
-        if stage.join is None:
+        if stage.fits is None:
             raise GowhyError(f"{stage.id} calls processes that cannot join it", remedy="This is a defect of the stage")
-        return stage.join(ctx)
+        return stage.fits(ctx)
 
     def _bring_up_to_date(self, stage: Stage, *, again: bool, may_run: bool, number: int) -> Step:
         inputs = self.inputs_of(stage)
@@ -175,11 +175,13 @@ class Runner:
             )
         self.log.event(f"{title}: running ({reason})")
         resumed = any((self.run_folder / ".work").glob(f"{stage.id}-*"))
+        give_back()
         reset_peak()
         begun = time.monotonic()
-        checkpoint, taken = self._execute(stage, inputs, afresh=again)
-        if not resumed and not taken:  # else a part was paid for earlier
-            self.log.cost(stage.id, time.monotonic() - begun, peak_bytes())
+        checkpoint, ctx = self._execute(stage, inputs, afresh=again)
+        if not resumed and not ctx.taken:  # else a part was paid for earlier
+            peak = peak_bytes()
+            self.log.cost(stage.id, time.monotonic() - begun, None if peak is None else peak + sum(ctx.helped))
         self.checkpoints[stage.id] = checkpoint
         self._push(checkpoint)
         self.log.event(f"{title}: done in {time.monotonic() - begun:.1f} s", outputs=len(checkpoint.outputs))
@@ -271,8 +273,8 @@ class Runner:
         if push.objects:
             self.log.event(f"  pushed {push.objects} objects, {push.bytes} bytes to {self.store.url}")
 
-    def _execute(self, stage: Stage, inputs: Mapping[str, str], *, afresh: bool) -> tuple[Checkpoint, list[str]]:
-        """Run a stage; its checkpoint, and what it took from an earlier run, which is nothing if `afresh`."""
+    def _execute(self, stage: Stage, inputs: Mapping[str, str], *, afresh: bool) -> tuple[Checkpoint, StageContext]:
+        """Run a stage; its checkpoint, and what it ran in; it takes nothing from an earlier run if `afresh`."""
         wanted = fingerprint(stage, inputs)
         staging = self.run_folder / ".staging" / stage.id
         work = self.run_folder / ".work" / f"{stage.id}-{wanted[:16]}"
@@ -294,7 +296,7 @@ class Runner:
         for leftover in (self.run_folder / ".work").glob(f"{stage.id}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(staging, ignore_errors=True)
-        return checkpoint, ctx.taken
+        return checkpoint, ctx
 
     def context(self, stage: Stage, staging: Path, work: Path) -> StageContext:
         """What `stage.run` gets."""
@@ -348,10 +350,6 @@ def crash_point(name: str) -> None:
     """Die here when a test asks for it by `GOWHY_CRASH_AT`; the cheapest proof of the order of writes."""
     if os.environ.get("GOWHY_CRASH_AT") == name:
         os._exit(137)
-
-
-def nothing(_job: str) -> None:
-    """What a process shares that has joined no stage."""
 
 
 def fingerprint(stage: Stage, inputs: Mapping[str, str]) -> str:

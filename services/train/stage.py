@@ -2,14 +2,14 @@
 
 A stage is one file with one `STAGE`: an id, a version, the artefacts it reads and writes, the config
 sections it reads, and one `run` function. The runner hashes all of that; nothing else may change an
-output. A stage whose fits several processes share has a `join` beside it. Bump `version` whenever the meaning of `run` changes.
+output. A stage whose fits several processes make has its `Fits` beside it. Bump `version` whenever the meaning of `run` changes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -46,11 +46,42 @@ class Stage:
     outputs: Outputs
     sections: tuple[type[Section], ...] = ()
     files: tuple[str, ...] | None = None  # config keys of the user's files it reads; None: all of its sections'
-    join: Callable[[StageContext], Callable[[str], None]] | None = None  # of a stage that calls its team: see `Team`
+    fits: Callable[[StageContext], Fits] | None = None  # of a stage whose fits other processes may share or make
 
     def settings(self, config: Config) -> dict[str, Section]:
         """The declared sections, by their key in the config."""
         return {name: value for name, value in config if isinstance(value, self.sections)}
+
+
+class Fits(Protocol):
+    """The fits of a stage that do not need each other, with what they read."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """In the order in which they are begun."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """That each has, for progress."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What a step is called."""
+        ...
+
+    def is_made(self, name: str) -> bool:
+        """Whether the work folder has the fit, whole."""
+        ...
+
+    def make(self, name: str, step: Callable[[], None]) -> None:
+        """Make a fit and keep it in the work folder, what vouches for it last; `step` counts its progress."""
+        ...
+
+    def share(self, name: str) -> None:
+        """Take this process's part in a fit that the leader of its team makes, and keep nothing."""
+        ...
 
 
 def always(*paths: str) -> Outputs:
@@ -82,6 +113,7 @@ class StageContext:
     digests: Mapping[str, str] = field(default_factory=dict)  # of everything that the stage's fingerprint holds
     earlier: Callable[[], Iterable[Earlier]] = none_earlier
     taken: list[str] = field(default_factory=list)  # what `run` took from an earlier one: it cost nothing now
+    helped: list[int] = field(default_factory=list)  # peak bytes of the processes that helped `run`
 
     def settings(self, kind: type[SectionT]) -> SectionT:
         """The config section of a declared kind."""

@@ -10,7 +10,7 @@ same settings is taken from it (models.reuse).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from services.train.checks import check_filled, require
+from services.train.fits import fit_threads, make_fits
 from services.train.models import MODELS
 from services.train.models.base import FitContext, TrainingData
 from services.train.models.inputs import (
@@ -126,13 +127,9 @@ def run(ctx: StageContext) -> None:
         names = model_names(config)
         to_fit = [name for name in names if not take_over(ctx, config, name)]
         fits = {name: list_fits(ctx, name, proteins.splits) for name in to_fit}
-        everything = [fit for name in to_fit for fit in fits[name]]
-        done = sum(fit.record.is_file() for fit in everything)
-        with ctx.progress("fits", len(everything), "fit", done) as bar:
-            for fit in everything:
-                if not fit.record.is_file():
-                    make_fit(ctx, config, fit, proteins)
-                    bar.advance()
+        for fit in (fit for name in to_fit for fit in fits[name] if fit.fold is None and not fit.record.is_file()):
+            make_fit(ctx, config, fit, proteins)
+        make_fits(ctx, "fits", Level1Fits(ctx, proteins, [fit for name in to_fit for fit in fits[name]]))
         with ctx.progress("matrices", len(names), "model") as bar:
             for name in names:
                 if name in fits:
@@ -142,18 +139,41 @@ def run(ctx: StageContext) -> None:
                 bar.advance()
 
 
-def join(ctx: StageContext) -> Callable[[str], None]:
-    """Read what the fits read, and be ready to share one, named `<model>/<fold>`; nothing is kept of it."""
+class Level1Fits:
+    """The fits of models that learn, named `<model>/<fold>`; see `Fits`. A vote uses all threads of its process."""
+
+    unit, steps = "fit", 1
+
+    def __init__(self, ctx: StageContext, proteins: Proteins, fits: Iterable[Fit]) -> None:
+        self.ctx, self.proteins = replace(ctx, threads=fit_threads(ctx)), proteins
+        self.config = ctx.settings(Level1Config)
+        self.fits = {fit.call: fit for fit in fits if fit.fold is not None}
+        # What reads more than vectors (residues, hits) takes longest: begun first, so that none waits long for the last.
+        self.names = sorted(self.fits, key=lambda name: bool(MODELS[self.fits[name].name].modalities))
+
+    def is_made(self, name: str) -> bool:
+        """See `Fits`."""
+        return self.fits[name].record.is_file()
+
+    def make(self, name: str, step: Callable[[], None]) -> None:
+        """See `Fits`."""
+        with threadpool_limits(self.ctx.threads), torch_threads(self.ctx.threads):
+            make_fit(self.ctx, self.config, self.fits[name], self.proteins)
+        step()
+
+    def share(self, name: str) -> None:
+        """See `Fits`."""
+        with threadpool_limits(self.ctx.threads), torch_threads(self.ctx.threads):
+            fit_model(self.ctx, self.config, self.fits[name], self.proteins)
+
+
+def all_fits(ctx: StageContext) -> Level1Fits:
+    """Read what the fits read, for a process that shares or makes some."""
     config = ctx.settings(Level1Config)
-    with threadpool_limits(ctx.threads), torch_threads(ctx.threads):
-        proteins = load_proteins(ctx, config)
-    fits = {fit.call: fit for name in model_names(config) for fit in list_fits(ctx, name, proteins.splits)}
-
-    def share(job: str) -> None:
-        with threadpool_limits(ctx.threads), torch_threads(ctx.threads):
-            fit_model(ctx, config, fits[job], proteins)
-
-    return share
+    proteins = load_proteins(ctx, config)
+    return Level1Fits(
+        ctx, proteins, (fit for name in model_names(config) for fit in list_fits(ctx, name, proteins.splits))
+    )
 
 
 def load_proteins(ctx: StageContext, config: Level1Config) -> Proteins:
@@ -344,5 +364,5 @@ STAGE = Stage(
     inputs=always(*feature_artefacts("train"), *feature_artefacts("test"), *TRAINING_ARTEFACTS),
     outputs=outputs,
     sections=(Level1Config, TransformConfig),
-    join=join,
+    fits=all_fits,
 )

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from services.train.fits import fit_threads, make_fits
 from services.train.models.calibrating import Scored, calibrate, held_out_record
 from services.train.models.cross import fit_cross
 from services.train.models.inputs import Splits, load_annotated, load_labels, load_splits
@@ -33,7 +34,7 @@ from shared.errors import IntegrityError
 from shared.models.channels import Channels, CrossAspect, goa_matrices
 from shared.models.features import FloatArray, IntArray
 from shared.nn.device import resolve_device
-from shared.nn.stacker import StackerEnsemble, StackerLayout, StackerShape, cross_tensors
+from shared.nn.stacker import AspectStacker, StackerEnsemble, StackerLayout, StackerShape, cross_tensors
 from shared.nn.transforms import row_blocks
 from shared.ontology import ASPECTS, Ontology
 
@@ -82,7 +83,7 @@ def run(ctx: StageContext) -> None:
     """Fit, score and calibrate."""
     prepared = prepare(ctx)
     layout = prepared.layout
-    tensors, records = fit_all(ctx, prepared)
+    tensors, records = fit_all(ctx, StackerFits(ctx, prepared))
     ensemble = StackerEnsemble.restore(layout.to_json(), tensors, str(resolve_device(ctx.device)))
     out_of_fold = score_train(ctx, prepared, ensemble)
     score_test(ctx, prepared, ensemble)
@@ -105,15 +106,48 @@ def run(ctx: StageContext) -> None:
     )
 
 
-def join(ctx: StageContext) -> Callable[[str], None]:
-    """Read what the fits read, and be ready to share one, named `<fold>/<aspect>`; nothing is kept of it."""
-    views = aspect_views(prepare(ctx))
+class StackerFits:
+    """A fit per fold and aspect, named `<fold>/<aspect>`; see `Fits`."""
 
-    def share(job: str) -> None:
-        fold, _, aspect = job.partition("/")
-        fit_aspect(views[aspect], stacking_context(ctx, int(fold)))
+    unit = "epoch"
 
-    return share
+    def __init__(self, ctx: StageContext, prepared: Prepared) -> None:
+        self.ctx, self.prepared = ctx, prepared
+        self.views = aspect_views(prepared)
+        self.names = [f"{fold}/{aspect}" for fold in prepared.layout.folds for aspect in self.views]
+        self.steps = max(1, ctx.settings(StackerConfig).epochs)
+
+    def file(self, name: str, suffix: str) -> Path:
+        """A fit's file in the work folder: its `.pth`, or its record, which is written last and vouches for it."""
+        return self.ctx.work / f"fold{name.replace('/', '_')}{suffix}"
+
+    def is_made(self, name: str) -> bool:
+        """See `Fits`."""
+        return self.file(name, ".json").exists()
+
+    def make(self, name: str, step: Callable[[], None]) -> None:
+        """See `Fits`; it is the whole team's."""
+        self.ctx.team.call(self.ctx.stage.id, name)
+        network, record = self._fit(name, step)
+        write_bytes(self.file(name, ".pth"), tensor_bytes(network.state_dict()))
+        write_json(self.file(name, ".json"), record)
+
+    def share(self, name: str) -> None:
+        """See `Fits`."""
+        self._fit(name, nothing)
+
+    def read(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The tensors and the record of a fit that was made."""
+        tensors: dict[str, torch.Tensor] = torch.load(self.file(name, ".pth"), weights_only=True)
+        return tensors, json.loads(self.file(name, ".json").read_bytes())
+
+    def _fit(self, name: str, step: Callable[[], None]) -> tuple[AspectStacker, dict[str, Any]]:
+        fold, _, aspect = name.partition("/")
+        return fit_aspect(self.views[aspect], replace(stacking_context(self.ctx, int(fold)), after_epoch=step))
+
+
+def nothing() -> None:
+    """Whom a fit without a bar tells of an epoch."""
 
 
 def prepare(ctx: StageContext) -> Prepared:
@@ -207,54 +241,34 @@ def goa_chunks(path: Path) -> Iterator[pd.DataFrame]:
         yield from reader
 
 
-def fit_all(ctx: StageContext, prepared: Prepared) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
+def fit_all(ctx: StageContext, fits: StackerFits) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
     """Fit every fold and aspect, or take it from the work folder.
 
     Returns:
         the tensors of `models/stacker.pth`, and fold -> aspect -> record of the fit.
     """
-    config, layout = ctx.settings(StackerConfig), prepared.layout
-    tensors: dict[str, torch.Tensor] = cross_tensors(prepared.cross)
+    make_fits(ctx, "fit", fits)
+    tensors: dict[str, torch.Tensor] = cross_tensors(fits.prepared.cross)
     records: dict[str, dict[str, Any]] = {}
-    views = aspect_views(prepared)
-    with ctx.progress("fit", len(layout.folds) * len(views) * max(1, config.epochs), "epoch") as bar:
-        for fold in layout.folds:
-            context = replace(stacking_context(ctx, fold), after_epoch=bar.advance)
-            for number, (aspect, data) in enumerate(views.items()):
-                fitted, records.setdefault(str(fold), {})[aspect] = fitted_or_resumed(ctx.work, data, context)
-                tensors |= {f"fold{fold}/{aspect}/{name}": tensor for name, tensor in fitted.items()}
-                finished = (layout.folds.index(fold) * len(views) + number + 1) * max(1, config.epochs)
-                bar.advance(finished - bar.done)
+    for name in fits.names:
+        fold, _, aspect = name.partition("/")
+        fitted, records.setdefault(fold, {})[aspect] = fits.read(name)
+        tensors |= {f"fold{name}/{key}": tensor for key, tensor in fitted.items()}
     return tensors, records
 
 
 def stacking_context(ctx: StageContext, fold: int) -> StackingContext:
-    """What the fits of one fold get; they are the whole team's."""
+    """What the fits of one fold get."""
     return StackingContext(
         config=ctx.settings(StackerConfig),
         policy=ctx.settings(Level1Config).training,
         device=str(resolve_device(ctx.device)),
-        threads=ctx.threads,
+        threads=fit_threads(ctx),
         stage=ctx.stage.id,
         fold=fold,
         log=ctx.log,
         team=ctx.team,
     )
-
-
-def fitted_or_resumed(
-    work: Path, data: AspectData, context: StackingContext
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """One fit's tensors and record; the record is written last, so that it vouches for the tensors."""
-    weights = work / f"fold{context.fold}_{data.aspect}.pth"
-    record_path = weights.with_suffix(".json")
-    if not record_path.exists():
-        context.team.call(context.stage, f"{context.fold}/{data.aspect}")
-        network, record = fit_aspect(data, context)
-        write_bytes(weights, tensor_bytes(network.state_dict()))
-        write_json(record_path, record)
-    tensors: dict[str, torch.Tensor] = torch.load(weights, weights_only=True)
-    return tensors, json.loads(record_path.read_bytes())
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -342,5 +356,5 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=always(TOP_TERMS, OUT_OF_FOLD, TEST, WEIGHTS, RECORD),
     sections=(StackerConfig, Level1Config),
-    join=join,
+    fits=lambda ctx: StackerFits(ctx, prepare(ctx)),
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 
 from services.train import planning
 from services.train.cli import build_parser
-from services.train.peak import peak_bytes, reset_peak
+from services.train.peak import peak_bytes, reset_peak, resident_bytes
 from services.train.pipeline import PIPELINE
 from shared.config import Config
 from shared.config.embed import EncoderConfig
@@ -20,6 +23,7 @@ from shared.edge import main
 from shared.errors import ConfigError, MissingInput
 
 GIB = 1 << 30
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def run_of(proteins: int, *, memory: float | None = None, seconds: float = 10.0) -> planning.Measured:
@@ -123,6 +127,23 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty"
     assert main(build_parser(), ["plan", "--set", f"paths.out={empty}", *numbers]) == MissingInput.exit_code
     assert "no finished run" in capsys.readouterr().err
+
+
+def test_freed_memory_is_given_back() -> None:
+    if resident_bytes() is None or not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library does not give back memory when asked, or the system does not tell")
+    # In a process of its own: where an allocation lies follows from those before it.
+    code = """
+from services.train.peak import give_back, resident_bytes
+blocks = [bytes(64 << 10) + b"x" for _ in range(2000)]  # smaller than what is mapped by itself
+kept = blocks[-1]
+del blocks
+before = resident_bytes()
+give_back()
+print(before - resident_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert int(done.stdout) > 64 << 20
 
 
 def test_the_peak_is_that_of_the_last_stretch() -> None:

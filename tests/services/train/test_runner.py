@@ -261,13 +261,14 @@ def test_death_at_every_write_of_a_commit(tmp_path, point) -> None:
 def test_a_follower_joins_a_stage_once_and_shares_the_fits_that_it_hears_of(tmp_path) -> None:
     heard: list[str] = []
 
-    def join(ctx: StageContext):
-        heard.append(f"joined {ctx.stage.id}")
-        with pytest.raises(KeyError):
-            ctx.output("external/text_manifest.json")  # nothing may be written
-        return heard.append
+    class Joined:
+        def __init__(self, ctx: StageContext):
+            heard.append(f"joined {ctx.stage.id}")
+            with pytest.raises(KeyError):
+                ctx.output("external/text_manifest.json")  # nothing may be written
+            self.share = heard.append
 
-    stages = (dataclasses.replace(fake.FIRST, join=join), dataclasses.replace(fake.SECOND, join=join))
+    stages = (dataclasses.replace(fake.FIRST, fits=Joined), dataclasses.replace(fake.SECOND, fits=Joined))
     calls = [("first", "a"), ("first", "b"), ("second", "c")]
     runner(tmp_path / "absent", stages=stages, team=Follower(calls=calls)).follow()
     assert heard == ["joined first", "a", "b", "joined second", "c"]

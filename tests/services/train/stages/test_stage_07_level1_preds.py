@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from services.train.models.saved import read_models, record_path
 from services.train.stages import stage_07_level1_preds as stage
 from shared.artefacts import artefact
 from shared.config import Level1Config
+from shared.digests import sha256_file
 from shared.errors import DataError, IntegrityError
 from shared.ontology import ASPECTS
 from tests.fakes.level1_run import QUICK, Level1Run, features_of_tests, stage_context, training_data
@@ -299,6 +301,26 @@ def test_variants_of_a_model_go_through_the_stage_and_say_whose_settings_they_re
     assert set(read_models(lambda path: read(staging, path), "mlp_conditional")) == {"0", "1", "2", "3", "4"}
 
 
+def test_helpers_change_no_byte(folder: Path, staging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, own = stage.Level1Fits.make, []
+
+    def make(fits: stage.Level1Fits, name: str, step: Callable[[], None]) -> None:
+        while not own and not any(map(fits.is_made, fits.names)):
+            time.sleep(0.02)  # until the helper has made one
+        own.append(name)
+        honest(fits, name, step)
+
+    monkeypatch.setattr(stage.Level1Fits, "make", make)
+    monkeypatch.setattr("services.train.fits.PATIENCE_S", 0.0)
+    ctx = stage_context(folder, settings(*EVERY), staging="helped", work="helped_work")
+    stage.run(dataclasses.replace(ctx, threads=2))
+    assert len(own) < 15
+    paths = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
+    assert {path: sha256_file(ctx.staging / path) for path in paths} == {
+        path: sha256_file(staging / path) for path in paths
+    }
+
+
 def test_the_team_is_called_into_the_fits_of_torch_models_and_a_follower_keeps_nothing(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -308,6 +330,6 @@ def test_the_team_is_called_into_the_fits_of_torch_models_and_a_follower_keeps_n
     folds = sorted(set(training_data(folder).folds) - {-1})
     assert leader.calls == [(stage.STAGE.id, f"mlp/{fold}") for fold in folds]
     nowhere = tmp_path / "nowhere"
-    share = stage.join(dataclasses.replace(ctx, staging=nowhere, work=nowhere, output_paths=frozenset()))
-    share("mlp/1")
+    fits = stage.STAGE.fits(dataclasses.replace(ctx, staging=nowhere, work=nowhere, output_paths=frozenset()))
+    fits.share("mlp/1")
     assert not nowhere.exists()

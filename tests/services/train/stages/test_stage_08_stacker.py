@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +161,25 @@ def test_after_a_kill_finished_parts_are_not_fitted_again(
     assert set(fitted) == everything - set(before) | {(0, "BP")}
 
 
+def test_helpers_change_no_byte(
+    planted: Planted, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, own = stage_08_stacker.StackerFits.make, []
+
+    def make(fits: stage_08_stacker.StackerFits, name: str, step: Callable[[], None]) -> None:
+        while not own and not any(map(fits.is_made, fits.names)):
+            time.sleep(0.02)  # until the helper has made one
+        own.append(name)
+        honest(fits, name, step)
+
+    monkeypatch.setattr(stage_08_stacker.StackerFits, "make", make)
+    monkeypatch.setattr("services.train.fits.PATIENCE_S", 0.0)
+    ctx = stage_context(planted.write(tmp_path), planted.config(QUICK))
+    STAGE.run(replace(ctx, threads=2))
+    assert len(own) < 9
+    assert digests(ctx.staging) == digests(finished)
+
+
 def test_the_team_is_called_into_every_fit_and_a_follower_keeps_nothing(
     planted: Planted, finished: Path, tmp_path: Path
 ) -> None:
@@ -168,8 +189,8 @@ def test_the_team_is_called_into_every_fit_and_a_follower_keeps_nothing(
     assert digests(ctx.staging) == digests(finished)
     assert leader.calls == [(STAGE.id, f"{fold}/{aspect}") for fold in range(3) for aspect in ("MF", "BP", "CC")]
     nowhere = tmp_path / "nowhere"
-    share = stage_08_stacker.join(replace(ctx, staging=nowhere, work=nowhere, output_paths=frozenset()))
-    share("1/BP")
+    fits = stage_08_stacker.STAGE.fits(replace(ctx, staging=nowhere, work=nowhere, output_paths=frozenset()))
+    fits.share("1/BP")
     assert not nowhere.exists()
 
 
