@@ -132,8 +132,11 @@ def helpers(ctx: StageContext, fits: Fits, tally: Tally) -> Iterator[None]:
     crew: list[Helper] = []
 
     def start() -> None:
-        count = helper_count(ctx.threads, sum(not fits.is_made(name) for name in fits.names))
-        crew.extend(Helper(ctx, fits.names, tally) for _ in range(count))
+        try:
+            count = helper_count(ctx.threads, sum(not fits.is_made(name) for name in fits.names))
+            crew.extend(Helper(ctx, fits.names, tally) for _ in range(count))  # keeps those before a refused one
+        except OSError as error:
+            ctx.log.warning(f"no helper can be started, this process makes the fits: {error}")
 
     timer = threading.Timer(PATIENCE_S, start)
     timer.start()

@@ -119,6 +119,18 @@ def test_what_a_helper_cannot_make_the_leader_makes_and_the_log_says_so(tmp_path
 
 
 @pytest.mark.usefixtures("at_once")
+def test_where_no_process_can_be_started_the_leader_makes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(fits, "Helper", refused)
+    (tmp_path / "begun.txt").touch()
+    divided.run(divided.context(tmp_path, threads=2, fits=4, seconds=0.1))
+    assert len(begun(tmp_path)) == 4
+    assert "no helper can be started" in (tmp_path / "logs/run.jsonl").read_text()
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_killed_helper_costs_only_time(tmp_path: Path) -> None:
     def kill() -> None:
         until(lambda: helped(tmp_path))
