@@ -57,8 +57,8 @@ test-browser: setup ## the reports in headless Chromium; screenshots in out/benc
 validate: setup ## check the newest finished run's manifest and every file it names
 	@$(PYTHON) -m shared.manifest validate out/latest/manifest.json
 
-test: setup ## the default test suite: minutes, no network, no weights, no GPU
-	@$(PYTHON) -m pytest -m "not slow and not chaos and not browser and not stores and not docker" $(ARGS)
+test: setup ## the default test suite: minutes, no network, no weights, no GPU; JOBS=0: in one process, as --pdb needs
+	@$(PYTHON) -m pytest -n $(or $(JOBS),2) --dist loadfile -m "not slow and not chaos and not browser and not stores and not docker" $(ARGS)
 
 smoke: setup ## about 100 generated proteins through all nine stages and one explanation
 	@$(PYTHON) -m pytest -m smoke $(ARGS)
